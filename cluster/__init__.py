@@ -1,0 +1,1 @@
+"""Everything about many nodes: launching, faults, simulation, checking and measuring."""

@@ -1,0 +1,86 @@
+"""`raftdeck node VERB SELECTOR`, made from `cluster.actions`, and `raftdeck leader show`."""
+
+from __future__ import annotations
+
+import click
+
+from cluster.actions import ACTIONS, Action
+from cluster.cli_support import (
+    CONTEXT,
+    Verb,
+    attach,
+    cluster_option,
+    json_option,
+    note,
+    print_json,
+    verb,
+)
+from cluster.exits import CommandError, Exit
+from cluster.selectors import describe_selectors
+
+__all__ = ["leader", "node"]
+
+
+@click.group("node", context_settings=CONTEXT, epilog="\b\nExample:\n  raftdeck node kill leader")
+def node() -> None:
+    """Do something to nodes, named by a selector."""
+
+
+def _command(action: Action) -> Verb:
+    """Make the verb of an action."""
+
+    @click.argument("selector")
+    @click.option("--seed", type=int, metavar="N", help="Seed of the selector `random`.")
+    @cluster_option
+    @json_option
+    def act(selector: str, seed: int | None, cluster: str | None, as_json: bool) -> None:
+        result = action.run(attach(cluster), selector, seed)
+        if as_json:
+            print_json(result.encode())
+        else:
+            states = ", ".join(f"{name} {state}" for name, state in result.states.items())
+            click.echo(f"{action.name}: {states}")
+        for text in result.notes:
+            note(text)
+
+    undo = f" Undone by: {action.undone_by}." if action.undone_by else ""
+    selectors = describe_selectors().replace("\n", "\n  ")
+    act.__doc__ = f"{action.help}{undo}\n\n\b\nSELECTOR, or several by commas:\n  {selectors}"
+    return verb(action.name, example=action.example)(act)
+
+
+for _action in ACTIONS:
+    node.add_command(_command(_action))
+
+
+@click.group("leader", context_settings=CONTEXT, epilog="\b\nExample:\n  raftdeck leader show")
+def leader() -> None:
+    """Ask about leaders."""
+
+
+@verb("show", example="raftdeck leader show --group 7 --json")
+@cluster_option
+@click.option("-g", "--group", type=int, default=0, metavar="N", help="Raft group. [0]")
+@json_option
+def show(cluster: str | None, group: int, as_json: bool) -> None:
+    """Show who leads a group, and in which term."""
+    frame = attach(cluster).frame()
+    if not 0 <= group < frame.groups:
+        raise CommandError(Exit.USAGE, f"no group {group}; there are 0 to {frame.groups - 1}")
+    found = frame.leader(group)
+    if found is None:
+        raise CommandError(
+            Exit.NO_QUORUM,
+            f"no node leads group {group}; wait with: raftdeck status --wait leader=1",
+        )
+    state = frame.node(found).group(group)
+    assert state is not None
+    if as_json:
+        document = {"schema": "raftdeck.leader/1", "group": group, "leader": found}
+        print_json(document | {"term": state.term, "commit": state.commit})
+    else:
+        click.echo(f"n{found}")
+        note(f"term {state.term}, commit {state.commit}")
+
+
+leader.add_command(show)

@@ -1,0 +1,186 @@
+"""Requests of one client lane and their lives, attempt after attempt; without I/O.
+
+A request keeps its operations and bytes for as long as it lives; a retry sends the same bytes
+under a new request id. It is *in doubt* while an attempt is unanswered, or once one was answered
+LEAD_LOST: then its operations may have been applied.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from cluster.client_gather import Gather
+from cluster.client_types import (
+    Get,
+    GetResult,
+    KeyValue,
+    Query,
+    Range,
+    RangeResult,
+    Ticket,
+)
+from node.client_wire import (
+    Consistency,
+    ReadRequest,
+    WriteRequest,
+    encode_read_request,
+    encode_write_request,
+)
+from node.commands import Operation, encode_open_session
+from node.raft.types import Buffer, GroupId, NodeId
+
+__all__ = ["Flight", "OpenFlight", "Pending", "ReadFlight", "WriteFlight", "decode_result"]
+
+
+_QUERY_BYTES: Final = 64
+"""What a query counts against the bound of pending bytes."""
+
+
+class Pending:
+    """One submitted operation, until it is completed. `gather`: part of a fanned-out range."""
+
+    __slots__ = ("deadline", "gather", "size", "subject", "submitted", "ticket")
+
+    def __init__(
+        self, ticket: Ticket, subject: Operation | Query, submitted: int, deadline: int
+    ) -> None:
+        self.ticket = ticket
+        self.subject = subject
+        self.submitted = submitted
+        self.deadline = deadline
+        self.gather: Gather | None = None
+        self.size = subject.size if isinstance(subject, Operation) else _QUERY_BYTES
+
+
+class Flight:
+    """What all kinds of request share: attempts, and the silence of the current one."""
+
+    __slots__ = ("attempts", "current", "lost", "operations", "silences", "timeout_at")
+
+    def __init__(self, operations: Sequence[Pending]) -> None:
+        self.operations: list[Pending | None] = list(operations)
+        """In the order of the request; None = completed early, by its deadline."""
+        self.attempts: dict[int, NodeId] = {}
+        """Request ids that are not answered yet, and where they went."""
+        self.current = 0
+        """The attempt that is awaited; 0 = none, the request waits to be sent."""
+        self.timeout_at = 0
+        self.silences = 0
+        self.lost = False
+        """Whether an attempt was answered LEAD_LOST."""
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether some attempt may have been applied."""
+        return self.lost or bool(self.attempts)
+
+    def live(self) -> Iterator[Pending]:
+        """Yield the operations that are not completed."""
+        return (pending for pending in self.operations if pending is not None)
+
+    def compact(self) -> None:
+        """Cut completed operations out of the request, which must not be sent again."""
+        raise NotImplementedError
+
+    def parts(self, request_id: int, cluster_id: bytes, group: GroupId) -> list[Buffer]:
+        """Encode the request under a new id."""
+        raise NotImplementedError
+
+
+class WriteFlight(Flight):
+    """Operations of one session, stamped with their sequence numbers, the first being given."""
+
+    __slots__ = ("entries", "first_seq", "lengths", "session")
+
+    def __init__(
+        self, operations: Sequence[Pending], stamp: tuple[int, int], lengths: bytes, entries: bytes
+    ) -> None:
+        super().__init__(operations)
+        self.session, self.first_seq = stamp
+        self.lengths = lengths
+        self.entries = entries
+
+    def compact(self) -> None:
+        """Keep the entries, sequence numbers included, of the operations that are left."""
+        if None not in self.operations:
+            return
+        lengths = struct.unpack(f"<{len(self.operations)}I", self.lengths)
+        kept: list[int] = []
+        pieces: list[bytes] = []
+        start = 0
+        for length, pending in zip(lengths, self.operations, strict=True):
+            if pending is not None:
+                kept.append(length)
+                pieces.append(self.entries[start : start + length])
+            start += length
+        self.operations = list(self.live())
+        self.lengths = struct.pack(f"<{len(kept)}I", *kept)
+        self.entries = b"".join(pieces)
+
+    def parts(self, request_id: int, cluster_id: bytes, group: GroupId) -> list[Buffer]:
+        """Encode as a WRITE."""
+        count = len(self.lengths) // 4
+        request = WriteRequest(request_id, cluster_id, group, count, self.lengths, self.entries)
+        return encode_write_request(request)
+
+
+class OpenFlight(WriteFlight):
+    """The request that opens a session; it carries nobody's operation."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        entry = encode_open_session()
+        super().__init__((), (0, 0), struct.pack("<I", len(entry)), entry)
+
+    def compact(self) -> None:
+        """Keep the one entry."""
+
+
+class ReadFlight(Flight):
+    """Queries; `consistency` is the same for all."""
+
+    __slots__ = ("consistency", "queries")
+
+    def __init__(self, operations: Sequence[Pending], consistency: Consistency) -> None:
+        super().__init__(operations)
+        self.consistency = consistency
+        self.queries = tuple(_query_fields(pending.subject) for pending in operations)
+
+    def compact(self) -> None:
+        """Keep the queries that are left."""
+        self.operations = list(self.live())
+        self.queries = tuple(_query_fields(pending.subject) for pending in self.live())
+
+    def parts(self, request_id: int, cluster_id: bytes, group: GroupId) -> list[Buffer]:
+        """Encode as a READ."""
+        request = ReadRequest(request_id, cluster_id, group, self.consistency, self.queries)
+        return encode_read_request(request)
+
+
+def _query_fields(subject: Operation | Query) -> list[object]:
+    if isinstance(subject, Get):
+        return [1, subject.key]
+    assert isinstance(subject, Range)
+    return [2, subject.start, subject.end, subject.limit]
+
+
+def decode_result(subject: Operation | Query, fields: list[object]) -> GetResult | RangeResult:
+    """Turn one result of §8 into a value; ValueError if it does not answer the query."""
+    match fields:
+        case [int(revision), None] if isinstance(subject, Get):
+            return GetResult(revision, None)
+        case [int(revision), [*item]] if isinstance(subject, Get):
+            return GetResult(revision, _item(item))
+        case [int(revision), [*items], bool(more)] if isinstance(subject, Range):
+            return RangeResult((revision,), tuple(map(_item, items)), more)
+    raise ValueError("an answer to another kind of query")
+
+
+def _item(fields: object) -> KeyValue:
+    match fields:
+        case [bytes(key), bytes(value), int(create), int(mod), int(version)]:
+            return KeyValue(key, value, create, mod, version)
+    raise ValueError("a malformed item")

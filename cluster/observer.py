@@ -1,0 +1,187 @@
+"""Asks the nodes what they are, looks at their processes, and makes the frame of it.
+
+Runs in the supervisor's main thread and never blocks: `poll` sends a `status` request to every
+node that could answer, `receive` takes what arrived, `frame` merges. A node that does not answer
+keeps its last snapshot, whose age grows; a node that ended has none. Changes that a person wants
+to read about (frozen, leader elected, …) become events here, when they are seen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from cluster.events import EventLog
+from cluster.frames import EVENTS_MAX, ClusterFrame, NodeFrame, NodeRates, ProcessState
+from cluster.processes import NodeProcess
+from cluster.spec import ClusterSpec
+from node.admin import AdminPool, NodeReply
+from node.metrics import NodeSnapshot, SnapshotError
+
+__all__ = ["Observer"]
+
+RATE_WINDOW_S: Final = 1.0
+HISTORY_MAX: Final = 32
+"""Snapshots kept per node for rates: 1 s at 10 Hz, with room for forced polls."""
+UNANSWERED_S: Final = 1.0
+"""A request unanswered for so long is asked again: the node may have been frozen meanwhile."""
+ELECTION_EVENT_GROUPS: Final = 16
+"""Elections of more groups than these would push everything else out of the event list."""
+
+
+class _Seen(NamedTuple):
+    """A snapshot and when it arrived (monotonic seconds)."""
+
+    at_s: float
+    snapshot: NodeSnapshot
+
+
+class Observer:
+    """What is known of every node, protocol and process alike."""
+
+    def __init__(
+        self,
+        spec: ClusterSpec,
+        processes: Mapping[int, NodeProcess],
+        pool: AdminPool,
+        events: EventLog,
+    ) -> None:
+        self.malformed = 0
+        self._spec = spec
+        self._processes = processes
+        self._pool = pool
+        self._events = events
+        self._history: dict[int, deque[_Seen]] = {
+            node: deque(maxlen=HISTORY_MAX) for node in processes
+        }
+        self._outstanding: dict[int, tuple[int, float]] = {}
+        self._states = {node: process.state for node, process in processes.items()}
+        self._leaders: dict[int, tuple[int, int]] = {}
+        self._sequence = 0
+
+    def poll(self) -> None:
+        """Look at every process, and ask every node that has no request outstanding."""
+        self.look()
+        now = time.monotonic()
+        for node, process in self._processes.items():
+            number, asked_at = self._outstanding.get(node, (0, 0.0))
+            if not process.alive or (number and now < asked_at + UNANSWERED_S):
+                continue
+            if (sent := self._pool.request(node, "status")) is not None:
+                self._outstanding[node] = (sent, now)
+
+    def look(self) -> None:
+        """Look at every process, and note who froze or thawed."""
+        for node, process in self._processes.items():
+            before, after = self._states[node], process.observe()
+            self._states[node] = after
+            if before is ProcessState.RUNNING and after is ProcessState.FROZEN:
+                self._events.add("frozen", f"n{node} frozen", cause=process.cause, node=node)
+            elif before is ProcessState.FROZEN and after is ProcessState.RUNNING:
+                self._events.add("thawed", f"n{node} runs again", cause=process.cause, node=node)
+
+    def forget(self, node: int) -> None:
+        """Drop what a node said: its process ended, or a new life began."""
+        self._history[node].clear()
+        self._outstanding.pop(node, None)
+        self._states[node] = self._processes[node].state
+
+    def receive(self) -> None:
+        """Take the answers that have arrived."""
+        for answer in self._pool.receive():
+            self._take(answer)
+
+    def _take(self, answer: NodeReply) -> None:
+        """Keep an answer if it is a snapshot of the process that runs now."""
+        node = answer.node
+        if self._outstanding.get(node, (0, 0.0))[0] == answer.reply.number:
+            del self._outstanding[node]
+        process = self._processes[node]
+        try:
+            if not answer.reply.ok:
+                raise SnapshotError(str(answer.reply.payload))
+            snapshot = NodeSnapshot.decode(answer.reply.payload)
+            if snapshot.node != node:
+                raise SnapshotError(f"node {snapshot.node} answered for {node}")
+        except SnapshotError:
+            self.malformed += 1
+            return
+        if snapshot.pid != process.pid:
+            return  # an answer of an earlier life, read after its end
+        history = self._history[node]
+        if history and history[-1].snapshot.incarnation != snapshot.incarnation:
+            history.clear()
+        history.append(_Seen(time.monotonic(), snapshot))
+        self._note_elections(snapshot)
+
+    def _note_elections(self, snapshot: NodeSnapshot) -> None:
+        for group in snapshot.groups[:ELECTION_EVENT_GROUPS]:
+            known_term, _ = self._leaders.get(group.group, (0, 0))
+            if group.role == "leader" and group.term > known_term:
+                self._leaders[group.group] = (group.term, snapshot.node)
+                where = f" of group {group.group}" if self._spec.groups > 1 else ""
+                self._events.add(
+                    "leader",
+                    f"n{snapshot.node} elected leader{where} in term {group.term} (observed)",
+                    cause="system",
+                    node=snapshot.node,
+                )
+
+    def answered_since(self, node: int, moment_s: float) -> bool:
+        """Say whether a snapshot of the present life arrived after a moment (monotonic)."""
+        history = self._history[node]
+        return bool(history) and history[-1].at_s >= moment_s
+
+    def frame(self, supervisor_pid: int) -> ClusterFrame:
+        """Make the frame of this moment."""
+        self._sequence += 1
+        now = time.monotonic()
+        return ClusterFrame(
+            sequence=self._sequence,
+            unix_ms=time.time_ns() // 1_000_000,
+            cluster_id=self._spec.cluster_id,
+            name=self._spec.name,
+            supervisor_pid=supervisor_pid,
+            groups=self._spec.groups,
+            nodes=tuple(self._node(node, now) for node in sorted(self._processes)),
+            events=self._events.since(0, EVENTS_MAX),
+        )
+
+    def _node(self, node: int, now: float) -> NodeFrame:
+        process, history = self._processes[node], self._history[node]
+        if not process.alive or not history:
+            return NodeFrame(node, process.truth())
+        newest = history[-1]
+        age_ms = int((now - newest.at_s) * 1000)
+        rates = _rates(history) if process.state is ProcessState.RUNNING else None
+        return NodeFrame(node, process.truth(), newest.snapshot, age_ms, rates)
+
+
+def _rates(history: deque[_Seen]) -> NodeRates | None:
+    """Return rates between the newest snapshot and the newest one a window older; None if none is.
+
+    A window shorter than half of the wanted one is not used: counts over 10 ms are noise.
+    """
+    newest = history[-1]
+    older = [seen for seen in history if seen.at_s <= newest.at_s - RATE_WINDOW_S / 2]
+    if not older:
+        return None
+    wanted = newest.at_s - RATE_WINDOW_S
+    start = min(older, key=lambda seen: abs(seen.at_s - wanted))
+    elapsed = newest.at_s - start.at_s
+    new, old = newest.snapshot, start.snapshot
+    fsyncs = new.wal.fsyncs - old.wal.fsyncs
+    entries = new.wal.entries - old.wal.entries
+    return NodeRates(
+        fsyncs_per_s=fsyncs / elapsed,
+        entries_per_fsync=entries / fsyncs if fsyncs else None,
+        wal_bytes_per_s=(new.wal.bytes_written - old.wal.bytes_written) / elapsed,
+        applied_per_s=(_applied(new) - _applied(old)) / elapsed,
+        acks_per_s=(new.traffic.acks - old.traffic.acks) / elapsed,
+    )
+
+
+def _applied(snapshot: NodeSnapshot) -> int:
+    return sum(group.applied for group in snapshot.groups)

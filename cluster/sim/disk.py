@@ -1,0 +1,295 @@
+"""A disk behind a write-back cache: what was not synced, a power cut takes.
+
+Implements `wal.filesystem` in memory. Two states are kept of everything: what a reader sees, and
+what is durable. `File.datasync` makes a file's content durable, `sync_dir` the names of a
+directory; nothing else does. Killing a process leaves both alone; `power_loss` throws the visible
+state away, and either keeps nothing that was unsynced, or tears: a drawn subset of the unsynced
+512-byte sectors of each file, and a prefix of the directory's unsynced changes.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+from cluster.sim.rng import Stream
+from wal.errors import LockedError
+from wal.filesystem import Buffer
+
+__all__ = ["SECTOR_BYTES", "PowerCut", "SimDisk"]
+
+SECTOR_BYTES = 512
+_READ_ONLY = "opened for reading only"
+
+
+class PowerCut(Exception):  # noqa: N818 - an event of the simulated world, not an error
+    """Raised out of a file operation when the disk's fuse blows: the node dies there and then."""
+
+
+class _Inode:
+    """One file: the visible content, the durable content, and where they differ."""
+
+    __slots__ = ("content", "dirty", "durable")
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.durable = bytearray()
+        self.dirty: list[tuple[int, int]] = []
+
+    def write(self, offset: int, block: bytes) -> None:
+        end = offset + len(block)
+        size = len(self.content)
+        if offset > size:
+            self.content.extend(bytes(offset - size))
+            offset_dirty = size
+        else:
+            offset_dirty = offset
+        self.content[offset:end] = block
+        self.dirty.append((offset_dirty, end))
+
+    def truncate(self, length: int) -> None:
+        size = len(self.content)
+        if length < size:
+            del self.content[length:]
+        else:
+            self.content.extend(bytes(length - size))
+        self.dirty.append((min(length, size), max(length, size)))
+
+    def sync(self) -> None:
+        content, durable = self.content, self.durable
+        size = len(content)
+        for start, end in self.dirty:
+            stop = min(end, size)
+            if start > len(durable):
+                durable.extend(bytes(start - len(durable)))
+            if start < stop:
+                durable[start:stop] = content[start:stop]
+        del durable[size:]
+        self.dirty.clear()
+        assert len(durable) == size, "every growth of a file is a dirty range"
+
+    def lose(self, stream: Stream | None) -> None:
+        """Fall back to what is durable, plus (with `stream`) a drawn part of what is not."""
+        if stream is not None and self.dirty:
+            self._tear(stream)
+        self.content = bytearray(self.durable)
+        self.dirty.clear()
+
+    def _tear(self, stream: Stream) -> None:
+        content, durable = self.content, self.durable
+        mode = stream.below(4)
+        if mode == 0:
+            return
+        sectors: set[int] = set()
+        for start, end in self.dirty:
+            sectors.update(range(start // SECTOR_BYTES, -(-end // SECTOR_BYTES)))
+        ordered = sorted(sectors)
+        if mode == 1:
+            kept = ordered
+        elif mode == 2:
+            kept = ordered[: stream.below(len(ordered) + 1)] if ordered else []
+        else:
+            kept = [sector for sector in ordered if stream.bits() & 1]
+        size = len(content) if mode == 1 or stream.bits() & 1 else len(durable)
+        del durable[size:]
+        durable.extend(bytes(size - len(durable)))
+        for sector in kept:
+            start = sector * SECTOR_BYTES
+            stop = min(start + SECTOR_BYTES, size, len(content))
+            if start < stop:
+                durable[start:stop] = content[start:stop]
+
+
+class _SimFile:
+    """`wal.filesystem.File` over an inode."""
+
+    __slots__ = ("_disk", "_inode", "_writable")
+
+    def __init__(self, disk: SimDisk, inode: _Inode, writable: bool) -> None:
+        self._disk = disk
+        self._inode = inode
+        self._writable = writable
+
+    def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:
+        self._write(offset, b"".join(buffers))
+
+    def pread(self, length: int, offset: int) -> bytes:
+        return bytes(self._inode.content[offset : offset + length])
+
+    def zero_fill(self, offset: int, length: int) -> None:
+        self._write(offset, bytes(length))
+
+    def allocate(self, offset: int, length: int) -> None:
+        size = len(self._inode.content)
+        if offset + length > size:
+            self._write(size, bytes(offset + length - size))
+
+    def datasync(self) -> None:
+        self._disk.spend()
+        self._disk.check_sync()
+        self._inode.sync()
+
+    def sync(self) -> None:
+        self.datasync()
+
+    def truncate(self, length: int) -> None:
+        self._disk.spend()
+        assert self._writable, _READ_ONLY
+        self._inode.truncate(length)
+
+    def size(self) -> int:
+        return len(self._inode.content)
+
+    def close(self) -> None:
+        """Nothing is made durable."""
+
+    def _write(self, offset: int, block: bytes) -> None:
+        self._disk.spend()
+        assert self._writable, _READ_ONLY
+        if self._disk.full and offset + len(block) > len(self._inode.content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._inode.write(offset, block)
+
+
+class _SimLock:
+    """A lock that goes with its process (`SimDisk.process_died`)."""
+
+    __slots__ = ("_disk", "_path")
+
+    def __init__(self, disk: SimDisk, path: str) -> None:
+        self._disk = disk
+        self._path = path
+
+    def release(self) -> None:
+        self._disk.locks.discard(self._path)
+
+
+class SimDisk:
+    """One node's disk: a flat set of paths. Directories exist once made, durably."""
+
+    def __init__(self) -> None:
+        """Start empty and healthy."""
+        self.full = False
+        """Whether files refuse to grow (ENOSPC)."""
+        self.failing_syncs = 0
+        """How many of the next syncs fail with EIO; the pages they covered are dropped."""
+        self.fuse: int | None = None
+        """How many more changing operations succeed before `PowerCut` is raised; None: all."""
+        self.locks: set[str] = set()
+        self._directories: set[str] = set()
+        self._names: dict[str, _Inode] = {}
+        self._durable_names: dict[str, _Inode] = {}
+        self._pending: list[tuple[str, str, _Inode | None]] = []
+        """Unsynced directory changes in order: (path, source of a rename or "", inode)."""
+
+    # ---- faults --------------------------------------------------------------------------
+
+    def process_died(self) -> None:
+        """Release what the kernel releases when a process dies; the cache stays."""
+        self.locks.clear()
+        self.fuse = None
+
+    def power_loss(self, stream: Stream | None) -> None:
+        """Lose the cache: all of it, or (with `stream`) a drawn part of it."""
+        self.process_died()
+        kept = 0 if stream is None else stream.below(len(self._pending) + 1)
+        for path, source, inode in self._pending[:kept]:
+            self._change(self._durable_names, path, source, inode)
+        self._pending.clear()
+        self._names = dict(self._durable_names)
+        for path in sorted(self._names):
+            self._names[path].lose(stream)
+
+    def spend(self) -> None:
+        """Burn the fuse by one operation."""
+        if self.fuse is not None:
+            self.fuse -= 1
+            if self.fuse < 0:
+                raise PowerCut
+
+    def check_sync(self) -> None:
+        """Fail a sync if one is to fail."""
+        if self.failing_syncs:
+            self.failing_syncs -= 1
+            raise OSError(errno.EIO, "Input/output error")
+
+    # ---- Filesystem ----------------------------------------------------------------------
+
+    def open(self, path: str, *, create: bool = False) -> _SimFile:
+        """See `Filesystem.open`."""
+        if create:
+            self.spend()
+            if path in self._names:
+                raise FileExistsError(errno.EEXIST, "File exists", path)
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device", path)
+            self._record(path, "", _Inode())
+        return _SimFile(self, self._find(path), True)
+
+    def open_read(self, path: str) -> _SimFile:
+        """See `Filesystem.open_read`."""
+        return _SimFile(self, self._find(path), False)
+
+    def exists(self, path: str) -> bool:
+        """See `Filesystem.exists`."""
+        return path in self._names or path in self._directories
+
+    def listdir(self, path: str) -> list[str]:
+        """See `Filesystem.listdir`."""
+        start = len(path) + 1
+        return sorted(name[start:] for name in self._names if name.rpartition("/")[0] == path)
+
+    def rename(self, source: str, target: str) -> None:
+        """See `Filesystem.rename`."""
+        self.spend()
+        self._record(target, source, self._find(source))
+
+    def unlink(self, path: str) -> None:
+        """See `Filesystem.unlink`."""
+        self.spend()
+        self._find(path)
+        self._record(path, "", None)
+
+    def mkdirs(self, path: str) -> None:
+        """See `Filesystem.mkdirs`."""
+        self._directories.add(path)
+
+    def sync_dir(self, path: str) -> None:
+        """See `Filesystem.sync_dir`."""
+        self.spend()
+        self.check_sync()
+        left = []
+        for change in self._pending:
+            if change[0].rpartition("/")[0] == path:
+                self._change(self._durable_names, *change)
+            else:
+                left.append(change)
+        self._pending = left
+
+    def lock(self, path: str) -> _SimLock:
+        """See `Filesystem.lock`."""
+        if path in self.locks:
+            raise LockedError(f"{path}: in use by another process")
+        self.locks.add(path)
+        return _SimLock(self, path)
+
+    # ---- small parts ---------------------------------------------------------------------
+
+    def _find(self, path: str) -> _Inode:
+        inode = self._names.get(path)
+        if inode is None:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+        return inode
+
+    def _record(self, path: str, source: str, inode: _Inode | None) -> None:
+        self._change(self._names, path, source, inode)
+        self._pending.append((path, source, inode))
+
+    @staticmethod
+    def _change(names: dict[str, _Inode], path: str, source: str, inode: _Inode | None) -> None:
+        if source:
+            names.pop(source, None)
+        if inode is None:
+            names.pop(path, None)
+        else:
+            names[path] = inode

@@ -1,0 +1,1 @@
+"""Pixels: cluster frames turned into rows, widgets and a terminal application."""

@@ -1,0 +1,1 @@
+"""One process of the cluster: the pure Raft core and the adapters around it."""

@@ -1,0 +1,251 @@
+"""Bytes between nodes: peer frames and batches. Decoding is bounded and happens once, here.
+
+    control frame   one part     msgpack [1, cluster_id, sender, incarnation, [message, …]]
+    data frame      1 + 2n parts the same with exactly one Append, then n times: header, body
+    message         [type number, group, term, the type's remaining fields …]
+
+`sender` stands in the envelope, `to` is whoever receives; an Append's `batches` field travels as
+their number. Anything malformed raises `WireError`: the transport drops and counts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from operator import attrgetter
+from struct import Struct
+from typing import Final
+
+import msgpack
+
+from node.commands import encode_noop
+from node.limits import (
+    BATCHES_PER_APPEND_MAX,
+    CLUSTER_ID_BYTES,
+    MESSAGES_PER_FRAME_MAX,
+    PEER_ENVELOPE_BYTES_MAX,
+)
+from node.raft.messages import MESSAGE_TYPES, Append, Message
+from node.raft.types import Batch, BatchMeta, Buffer, GroupId, Index, NodeId, NoopBuilder, Term
+from wal.checksum import crc32c
+from wal.frame import HEADER_BYTES, FrameError, Kind, RecordHeader
+
+__all__ = [
+    "Envelope",
+    "Sender",
+    "WireError",
+    "build_batch",
+    "decode_peer_frame",
+    "encode_append",
+    "encode_control",
+    "noop_builder",
+]
+
+VERSION: Final = 1
+_U64_MAX: Final = (1 << 64) - 1
+_LENGTH: Final = Struct("<I")
+
+_NUMBERS: Final = {kind: number for number, kind in MESSAGE_TYPES.items()}
+_HEAD_FIELDS: Final = 4
+"""group, sender, to, term stand first in every message."""
+_TAKE: Final = {
+    kind: attrgetter("group", "term", *(spec.name for spec in fields(kind)[_HEAD_FIELDS:]))
+    for kind in MESSAGE_TYPES.values()
+}
+_BOOLEANS: Final = {
+    kind: tuple(spec.type == "bool" for spec in fields(kind)[_HEAD_FIELDS:])
+    for kind in MESSAGE_TYPES.values()
+}
+
+
+class WireError(ValueError):
+    """A peer frame that is not well formed; never the reader's fault."""
+
+
+class Sender:
+    """Who a frame is from: cluster, node, and which incarnation (start) of that node."""
+
+    __slots__ = ("cluster_id", "incarnation", "node")
+
+    def __init__(self, cluster_id: bytes, node: NodeId, incarnation: int) -> None:
+        """Name a sender; `incarnation` grows with every start of the node."""
+        assert len(cluster_id) == CLUSTER_ID_BYTES
+        self.cluster_id = cluster_id
+        self.node = node
+        self.incarnation = incarnation
+
+
+Envelope = tuple[Sender, list[Message]]
+
+
+# ---- batches ---------------------------------------------------------------------------------
+
+
+def build_batch(
+    place: tuple[GroupId, Term, Index],
+    leader_time_ms: int,
+    parts: Sequence[tuple[int, Buffer, Buffer]],
+) -> Batch:
+    """Encode a batch for (group, term, base index) from (count, lengths, entries) parts.
+
+    No entry is touched: the parts' length vectors are joined, then their entries. One copy and
+    one CRC of the body, once per batch and cluster.
+    """
+    group, term, base_index = place
+    count = sum(part[0] for part in parts)
+    body = b"".join([*(part[1] for part in parts), *(part[2] for part in parts)])
+    header = RecordHeader(
+        kind=Kind.BATCH,
+        group=group,
+        count=count,
+        term=term,
+        base_index=base_index,
+        leader_time_ms=leader_time_ms,
+        payload_len=len(body),
+        payload_crc=crc32c(body),
+    )
+    meta = BatchMeta(term, base_index, count, HEADER_BYTES + len(body))
+    return Batch(meta, leader_time_ms, header.pack(), body)
+
+
+def noop_builder(group: GroupId) -> NoopBuilder:
+    """Return what encodes a new leader's empty batch: one noop entry."""
+    entry = encode_noop()
+    lengths = _LENGTH.pack(len(entry))
+
+    def build(term: Term, base_index: Index) -> Batch:
+        return build_batch((group, term, base_index), 0, [(1, lengths, entry)])
+
+    return build
+
+
+def decode_batch(group: int, header: bytes, body: Buffer) -> Batch:
+    """Check a received batch (both CRCs, kind, group, length) and wrap it, uncopied."""
+    try:
+        fields_ = RecordHeader.unpack(header)
+    except FrameError as error:
+        raise WireError(f"batch header: {error}") from None
+    if fields_.kind != Kind.BATCH or fields_.group != group or len(header) != HEADER_BYTES:
+        raise WireError("not a batch of this group")
+    if fields_.payload_len != len(body) or fields_.payload_crc != crc32c(body):
+        raise WireError("batch body: length or CRC differs from its header")
+    if not 0 < fields_.count <= len(body) // _LENGTH.size or fields_.base_index == 0:
+        raise WireError("batch count or base index out of range")
+    meta = BatchMeta(
+        Term(fields_.term),
+        Index(fields_.base_index),
+        fields_.count,
+        HEADER_BYTES + fields_.payload_len,
+    )
+    return Batch(meta, fields_.leader_time_ms, header, body)
+
+
+# ---- frames ----------------------------------------------------------------------------------
+
+
+def encode_control(sender: Sender, messages: Sequence[Message]) -> bytes:
+    """Encode messages for one peer (no Append) into one frame."""
+    bodies = [
+        (_NUMBERS[kind], *_TAKE[kind](message)) for message in messages for kind in (type(message),)
+    ]
+    return _pack(sender, bodies)
+
+
+def encode_append(sender: Sender, message: Append) -> list[Buffer]:
+    """Encode one Append into the parts of a data frame; batches are passed on uncopied."""
+    body = [
+        _NUMBERS[Append],
+        message.group,
+        message.term,
+        message.prev_index,
+        message.prev_term,
+        message.commit,
+        len(message.batches),
+    ]
+    parts: list[Buffer] = [_pack(sender, [body])]
+    for batch in message.batches:
+        assert isinstance(batch, Batch), "the bytes were put in by the runtime"
+        parts.append(batch.header)
+        parts.append(batch.body)
+    return parts
+
+
+def decode_peer_frame(to: NodeId, parts: Sequence[Buffer]) -> Envelope:
+    """Decode the parts of a control or data frame received by node `to`."""
+    if not parts or len(parts[0]) > PEER_ENVELOPE_BYTES_MAX:
+        raise WireError("envelope missing or too long")
+    sender, bodies = _unpack(parts[0])
+    if len(parts) == 1:
+        return sender, [_decode_message(sender.node, to, body, ()) for body in bodies]
+    if len(bodies) != 1 or len(parts) % 2 != 1:
+        raise WireError("a data frame carries one Append and pairs of parts")
+    return sender, [_decode_message(sender.node, to, bodies[0], parts[1:])]
+
+
+def _pack(sender: Sender, bodies: Sequence[Sequence[object]]) -> bytes:
+    frame = [VERSION, sender.cluster_id, sender.node, sender.incarnation, bodies]
+    packed: bytes = msgpack.packb(frame)
+    return packed
+
+
+def _unpack(part: Buffer) -> tuple[Sender, list[object]]:
+    try:
+        frame = msgpack.unpackb(
+            part,
+            max_array_len=MESSAGES_PER_FRAME_MAX,
+            max_bin_len=CLUSTER_ID_BYTES,
+            max_str_len=0,
+            max_map_len=0,
+            max_ext_len=0,
+        )
+    except Exception as error:  # msgpack raises many types for hostile input
+        raise WireError(f"not msgpack within the limits: {error}") from None
+    if type(frame) is not list or len(frame) != 5:
+        raise WireError("envelope: five fields are needed")
+    version, cluster_id, node, incarnation, bodies = frame
+    if version != VERSION or type(bodies) is not list:
+        raise WireError("envelope: version or messages")
+    if type(cluster_id) is not bytes or len(cluster_id) != CLUSTER_ID_BYTES:
+        raise WireError("envelope: cluster id")
+    if not (_is_number(node) and _is_number(incarnation)):
+        raise WireError("envelope: sender or incarnation")
+    return Sender(cluster_id, NodeId(node), incarnation), bodies
+
+
+def _decode_message(sender: NodeId, to: NodeId, body: object, parts: Sequence[Buffer]) -> Message:
+    if type(body) is not list or not body or type(body[0]) is not int:
+        raise WireError("message: an array with a type number is needed")
+    kind = MESSAGE_TYPES.get(body[0])
+    if kind is None:
+        raise WireError(f"message: type {body[0]} is unknown")
+    flags = _BOOLEANS[kind]
+    if len(body) != len(flags) + 3:
+        raise WireError(f"{kind.__name__}: {len(body)} fields")
+    _, group, term, *values = body
+    if not (_is_number(group) and _is_number(term)):
+        raise WireError(f"{kind.__name__}: group or term")
+    for value, boolean in zip(values, flags, strict=True):
+        if not (type(value) is bool if boolean else _is_number(value)):
+            raise WireError(f"{kind.__name__}: a field is out of range")
+    head = (GroupId(group), sender, to, Term(term))
+    if kind is Append:
+        prev_index, prev_term, commit, count = values
+        batches = _decode_batches(group, count, parts)
+        return Append(*head, Index(prev_index), Term(prev_term), Index(commit), batches)
+    if parts:
+        raise WireError(f"{kind.__name__}: carries no batches")
+    message: Message = kind(*head, *values)
+    return message
+
+
+def _decode_batches(group: int, count: int, parts: Sequence[Buffer]) -> tuple[Batch, ...]:
+    if count * 2 != len(parts) or count > BATCHES_PER_APPEND_MAX:
+        raise WireError(f"Append: {count} batches in {len(parts)} parts")
+    return tuple(
+        decode_batch(group, bytes(parts[position]), parts[position + 1])
+        for position in range(0, len(parts), 2)
+    )
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _U64_MAX

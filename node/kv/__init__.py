@@ -1,0 +1,1 @@
+"""The replicated state machine: an ordered key-value map with sessions."""

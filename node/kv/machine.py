@@ -1,0 +1,286 @@
+"""The key-value state machine (docs/ARCHITECTURE.md §7): committed batches in, outcomes out.
+
+Theory of operation. `apply` runs on every replica for every operation, so the path of a put is
+short: one header unpack, two slices, one dictionary store, one outcome. It is total: an entry that
+does not decode is answered BAD_OPERATION and changes nothing, on every replica alike. It is
+deterministic: state is a function of the applied batches, and nothing iterates a set.
+
+`revision` counts mutating operations, as in etcd; an atomic batch is one operation, and all its
+writes carry one revision. A stored key is a plain tuple (value, create_revision, mod_revision,
+version), the cheapest immutable thing there is; keys keep their own order in a `KeyIndex`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Final
+
+from node.commands import MULTI_OUTCOME, SESSION_ID, Command, Opcode, OutcomeCode, decode
+from node.kv.index import KeyIndex
+from node.kv.sessions import SessionBounds, SessionTable
+from node.limits import (
+    DETAIL_BYTES_MAX,
+    KEY_BYTES_MAX,
+    RANGE_ITEMS_MAX,
+    RANGE_REPLY_BYTES_MAX,
+    READ_REPLY_BYTES_TARGET,
+)
+from node.ports import Outcome
+from node.raft.types import BatchMeta, Buffer
+
+__all__ = ["QUERY_GET", "QUERY_RANGE", "KeyValueMachine"]
+
+Stored = tuple[bytes, int, int, int]
+"""Value, create_revision, mod_revision, version."""
+
+QUERY_GET: Final = 1
+QUERY_RANGE: Final = 2
+
+_OP_OPEN_SESSION: Final = int(Opcode.OPEN_SESSION)
+_OP_PUT: Final = int(Opcode.PUT)
+_OP_DELETE: Final = int(Opcode.DELETE)
+_OP_CAS: Final = int(Opcode.CAS)
+_OP_BATCH: Final = int(Opcode.BATCH)
+
+_OK: Final = int(OutcomeCode.OK)
+_ABSENT: Final = int(OutcomeCode.ABSENT)
+_CONFLICT: Final = int(OutcomeCode.CONFLICT)
+_SESSION_EXPIRED: Final = int(OutcomeCode.SESSION_EXPIRED)
+_STALE: Final = int(OutcomeCode.STALE)
+_BAD_OPERATION: Final = int(OutcomeCode.BAD_OPERATION)
+_BATCH_ABORTED: Final = int(OutcomeCode.BATCH_ABORTED)
+
+_DIGEST_HEAD: Final = struct.Struct("<QQQ")
+_DIGEST_ITEM: Final = struct.Struct("<IIQQQ")
+
+
+class KeyValueMachine:
+    """One group's keys and sessions on one replica. Not thread-safe; the turn loop owns it."""
+
+    __slots__ = ("_index", "_items", "_leader_time_ms", "_revision", "_sessions")
+
+    def __init__(self, bounds: SessionBounds | None = None) -> None:
+        self._items: dict[bytes, Stored] = {}
+        self._index = KeyIndex()
+        self._sessions = SessionTable(bounds)
+        self._revision = 0
+        self._leader_time_ms = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def revision(self) -> int:
+        """Mutating operations applied so far."""
+        return self._revision
+
+    @property
+    def leader_time_ms(self) -> int:
+        """Replicated time: the highest `leader_time_ms` applied."""
+        return self._leader_time_ms
+
+    @property
+    def sessions(self) -> int:
+        """Open sessions."""
+        return len(self._sessions)
+
+    # --- writes -----------------------------------------------------------------------
+
+    def apply(self, meta: BatchMeta, leader_time_ms: int, body: Buffer) -> list[Outcome]:
+        """Apply a whole batch (§4.1 body); one outcome per entry. Never raises for any bytes.
+
+        A body whose length vector does not add up is BAD_OPERATION throughout.
+        """
+        self._leader_time_ms = max(self._leader_time_ms, leader_time_ms)
+        start = 4 * meta.count
+        lengths: Sequence[int] = ()
+        if start <= len(body):
+            lengths = struct.unpack_from(f"<{meta.count}I", body)
+        if len(lengths) != meta.count or start + sum(lengths) != len(body):
+            return [Outcome(_BAD_OPERATION, self._revision)] * meta.count
+        # A slice of bytes is the cheapest copy; of a memoryview, the copy happens in `decode`.
+        source = memoryview(body) if isinstance(body, bytearray) else body
+        outcomes: list[Outcome] = []
+        index = int(meta.base_index)
+        for length in lengths:
+            end = start + length
+            command = decode(source, start, end)
+            if command is None:
+                outcomes.append(Outcome(_BAD_OPERATION, self._revision))
+            elif command[1]:
+                outcomes.append(self._apply_once(command))
+            elif command[0] == _OP_OPEN_SESSION:
+                self._sessions.open(index)
+                outcomes.append(Outcome(_OK, self._revision, SESSION_ID.pack(index)))
+            else:
+                outcomes.append(Outcome(_OK, self._revision))
+            start = end
+            index += 1
+        return outcomes
+
+    def _apply_once(self, command: Command) -> Outcome:
+        """Apply a command of a session unless its sequence number has been seen."""
+        opcode, session_id, seq, acked_below, key, _, value, _ = command
+        session = self._sessions.touch(session_id)
+        if session is None:
+            return Outcome(_SESSION_EXPIRED, self._revision)
+        if acked_below > session.floor:
+            self._sessions.acknowledge(session, acked_below)
+        if seq < session.floor:
+            return Outcome(_STALE, self._revision)
+        known = session.replies.get(seq)
+        if known is not None:
+            return known
+        if opcode == _OP_PUT:
+            self._revision += 1
+            self._store(key, value, self._revision)
+            outcome = Outcome(_OK, self._revision)
+        elif opcode == _OP_BATCH:
+            outcome = self._apply_batch(command[7])
+        else:
+            code, detail = self._apply_conditional(command)
+            outcome = Outcome(code, self._revision, detail)
+        self._sessions.record(session, seq, outcome)
+        return outcome
+
+    def _apply_conditional(self, command: Command) -> tuple[int, bytes]:
+        """Apply a delete or a CAS; return code and detail."""
+        opcode, _, _, _, key, expect, value, _ = command
+        stored = self._items.get(key)
+        if opcode == _OP_DELETE:
+            if stored is None:
+                return _ABSENT, b""
+            self._revision += 1
+            self._remove(key)
+            return _OK, b""
+        code, detail = _compare(None if stored is None else stored[0], expect)
+        if code == _OK:
+            self._revision += 1
+            self._store(key, value, self._revision)
+        return code, detail
+
+    def _apply_batch(self, commands: tuple[Command, ...]) -> Outcome:
+        """Apply all or none: the outcome of each is worked out over an overlay first."""
+        overlay: dict[bytes, list[bytes] | None] = {}
+        for position, (opcode, _, _, _, key, expect, value, _) in enumerate(commands):
+            if opcode == _OP_CAS:
+                stored = self._items.get(key)
+                current = None if stored is None else stored[0]
+                if key in overlay:
+                    written = overlay[key]
+                    current = None if written is None else written[-1]
+                code, detail = _compare(current, expect)
+                if code != _OK:
+                    head = MULTI_OUTCOME.pack(position, code)
+                    return Outcome(_BATCH_ABORTED, self._revision, head + detail)
+            overlay[key] = None if opcode == _OP_DELETE else [value]
+        revision = self._revision + 1
+        for opcode, _, _, _, key, _, value, _ in commands:
+            if opcode != _OP_DELETE:
+                self._store(key, value, revision)
+                self._revision = revision
+            elif key in self._items:
+                self._remove(key)
+                self._revision = revision
+        return Outcome(_OK, self._revision)
+
+    def _store(self, key: bytes, value: bytes, revision: int) -> None:
+        stored = self._items.get(key)
+        if stored is None:
+            self._items[key] = (value, revision, revision, 1)
+            self._index.add(key)
+        else:
+            self._items[key] = (value, stored[1], revision, stored[3] + 1)
+
+    def _remove(self, key: bytes) -> None:
+        del self._items[key]
+        self._index.discard(key)
+
+    # --- reads ------------------------------------------------------------------------
+
+    def query(self, query: object) -> object:
+        """Answer one query of §8 in its wire shape; ValueError if it is malformed.
+
+        get: `[1, key]` gives `[revision, item | None]`. range: `[2, start, end, limit]` gives
+        `[revision, [item, …], more]` for start ≤ key < end.
+        """
+        match query:
+            case [1, bytes(key)] if 0 < len(key) <= KEY_BYTES_MAX:
+                stored = self._items.get(key)
+                return [self._revision, None if stored is None else (key, *stored)]
+            case [2, bytes(start), bytes(end), int(limit)] if (
+                len(start) <= KEY_BYTES_MAX and len(end) <= KEY_BYTES_MAX and limit >= 0
+            ):
+                return self._range(start, end, limit)
+        raise ValueError("a query is [1, key] or [2, start, end, limit], keys up to 4,096 bytes")
+
+    def query_all(self, queries: Sequence[object]) -> list[object]:
+        """Answer queries in order until the reply is full: at least one, perhaps not all.
+
+        A client that finds fewer results than queries asks again for the rest. ValueError if one
+        that is reached is malformed.
+        """
+        results: list[object] = []
+        size = 0
+        for query in queries:
+            result = self.query(query)
+            results.append(result)
+            size += _result_bytes(result)
+            if size > READ_REPLY_BYTES_TARGET:
+                break
+        return results
+
+    def _range(self, start: bytes, end: bytes, limit: int) -> list[object]:
+        bound = min(limit or RANGE_ITEMS_MAX, RANGE_ITEMS_MAX)
+        items: list[tuple[bytes, bytes, int, int, int]] = []
+        size = 0
+        for key in self._index.between(start, end):
+            stored = self._items[key]
+            size += len(key) + len(stored[0])
+            if len(items) == bound or (items and size > RANGE_REPLY_BYTES_MAX):
+                return [self._revision, items, True]
+            items.append((key, *stored))
+        return [self._revision, items, False]
+
+    # --- comparison of replicas -------------------------------------------------------
+
+    def digest(self) -> bytes:
+        """SHA-256 over revision, time, sessions and all keys in order: equal on equal replicas.
+
+        O(keys + replies); for checks at rest, not for the turn loop's busy hours.
+        """
+        sessions = self._sessions.encode()
+        digest = hashlib.sha256(
+            _DIGEST_HEAD.pack(self._revision, self._leader_time_ms, len(sessions))
+        )
+        digest.update(sessions)
+        for piece in chain.from_iterable(self._digest_items()):
+            digest.update(piece)
+        return digest.digest()
+
+    def _digest_items(self) -> Iterator[tuple[bytes, bytes, bytes]]:
+        for key in self._index.between(b"", b""):
+            value, create, mod, version = self._items[key]
+            yield _DIGEST_ITEM.pack(len(key), len(value), create, mod, version), key, value
+
+
+def _compare(current: bytes | None, expect: bytes | None) -> tuple[int, bytes]:
+    """Judge a CAS: OK, ABSENT, or CONFLICT with the current value, cut, as its detail."""
+    if current == expect:
+        return _OK, b""
+    if current is None:
+        return _ABSENT, b""
+    return _CONFLICT, current[:DETAIL_BYTES_MAX]
+
+
+def _result_bytes(result: object) -> int:
+    """Bytes of keys and values in the result of one query, and a share for the rest."""
+    match result:
+        case [_, [*items], bool()]:
+            return 16 + sum(_result_bytes([0, item]) for item in items)
+        case [_, (bytes(key), bytes(value), *_)]:
+            return 48 + len(key) + len(value)
+    return 16

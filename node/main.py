@@ -1,0 +1,163 @@
+"""The composition root of one node process: `python -P -m node --config FILE`.
+
+Reads the configuration, claims the data directory, opens the log, runs the process, and turns
+every way it can end into one line on stderr and one exit code (docs/ARCHITECTURE.md §9).
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from node.config import NodeConfig
+from node.exits import NodeExit, StartError
+from node.identity import Identity, claim_directory, write_atomically
+from node.lifeline import die_with_parent
+from node.process import NodeProcess, Start, Wake
+from wal import (
+    CorruptLogError,
+    DiskFullError,
+    Filesystem,
+    IdentityMismatchError,
+    LockedError,
+    Log,
+    LogIdentity,
+    NewerFormatError,
+    OpenOptions,
+    OsFilesystem,
+    PoisonedLogError,
+    Recovered,
+    SyncPolicy,
+    WalError,
+)
+
+__all__ = ["main", "run"]
+
+INCARNATION_FILE: Final = "INCARNATION"
+
+_EXITS: Final[dict[type[WalError], NodeExit]] = {
+    CorruptLogError: NodeExit.CORRUPT_LOG,
+    IdentityMismatchError: NodeExit.FOREIGN_IDENTITY,
+    LockedError: NodeExit.IN_USE,
+    NewerFormatError: NodeExit.NEWER_FORMAT,
+    PoisonedLogError: NodeExit.POISONED_LOG,
+    DiskFullError: NodeExit.DATA_DIR_UNUSABLE,
+}
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    make_filesystem: Callable[[NodeConfig], Filesystem] = lambda _: OsFilesystem(),
+) -> int:
+    """Run a node until it stops; return its exit code.
+
+    `make_filesystem` is what another entry module passes to give the log a disk of its own making
+    (`ClusterSpec.entry_module`); the product has one.
+    """
+    parsed = _parse(arguments)
+    try:
+        if parsed.parent_pid is not None and not die_with_parent(parsed.parent_pid):
+            return NodeExit.CLEAN
+        config = NodeConfig.load(parsed.config)
+        return run(config, parsed, make_filesystem(config))
+    except StartError as error:
+        return _fail(error.exit_code, str(error))
+    except WalError as error:
+        return _fail(_EXITS.get(type(error), NodeExit.POISONED_LOG), str(error))
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        code = NodeExit.DATA_DIR_UNUSABLE if full else NodeExit.POISONED_LOG
+        where = error.filename or "the log"
+        return _fail(code, f"{where}: {error.strerror}; check the disk, then start the node again")
+
+
+def run(config: NodeConfig, parsed: argparse.Namespace, filesystem: Filesystem) -> int:
+    """Claim the directory, open the log, run turns, stop cleanly."""
+    claim_directory(config.data_dir, Identity(config.cluster_id, config.node))
+    wake = Wake()
+    log, recovered = _open_log(config, filesystem)
+    try:
+        start = Start(_next_incarnation(config.data_dir), parsed.lifeline_fd, parsed.parent_pid)
+        _report_recovery(recovered)
+        process = NodeProcess(config, start, (log, recovered), wake)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: process.request_stop())
+        gc.collect()
+        gc.freeze()
+        try:
+            code = process.run()
+        finally:
+            process.close()
+    except BaseException:
+        log.abort()
+        raise
+    log.seal_and_close()
+    return code
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -P -m node",
+        description="One node of a raftdeck cluster. Started by the supervisor; to run a cluster,"
+        " use `raftdeck up`.",
+        epilog="example: python -P -m node --config /path/to/n1/node.json",
+    )
+    parser.add_argument("--config", type=Path, required=True, help="JSON file (node.config)")
+    parser.add_argument("--parent-pid", type=int, help="exit when this process is not the parent")
+    parser.add_argument("--lifeline-fd", type=int, help="stop at end of file on this descriptor")
+    return parser.parse_args(arguments)
+
+
+def _open_log(config: NodeConfig, filesystem: Filesystem) -> tuple[Log, Recovered]:
+    policy = SyncPolicy(
+        segment_bytes=config.wal.segment_bytes,
+        fill_step_bytes=config.wal.fill_step_bytes,
+        prepare=config.wal.prepare,
+    )
+    options = OpenOptions(policy=policy, clock=time.monotonic_ns)
+    identity = LogIdentity(config.cluster_id_bytes, config.node)
+    return Log.open(filesystem, str(config.wal_dir), identity, options)
+
+
+def _next_incarnation(data_dir: Path) -> int:
+    """Count this start, durably, so that peers can tell frames of an earlier life."""
+    path = data_dir / INCARNATION_FILE
+    try:
+        last = int(path.read_text(encoding="ascii"))
+    except FileNotFoundError:
+        last = 0
+    except ValueError:
+        raise StartError(
+            NodeExit.DATA_DIR_UNUSABLE,
+            f"{path}: not a number; remove the file (peers then need a restart as well)",
+        ) from None
+    write_atomically(path, f"{last + 1}\n")
+    return last + 1
+
+
+def _report_recovery(recovered: Recovered) -> None:
+    if recovered.torn is not None:
+        torn = recovered.torn
+        _say(
+            f"torn tail: {torn.bytes} bytes cut at segment {torn.position >> 32:08d}, byte"
+            f" {torn.position & 0xFFFF_FFFF} ({torn.reason}); nothing acknowledged was in it"
+        )
+    stop = "a clean stop" if recovered.sealed else "no clean stop"
+    _say(f"recovered {recovered.frames} frames after {stop}; pid {os.getpid()}")
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _fail(code: NodeExit, text: str) -> int:
+    _say(f"error: {text}")
+    return code

@@ -1,0 +1,160 @@
+"""All groups of one node: one turn, one storage request, one order of duties.
+
+Theory of operation
+-------------------
+`turn(now, messages)` is the whole life of a node, in a process and in the simulator alike:
+
+1. step the cores with everything that was received, 2. take in what became durable and release
+the messages that waited for it, 3. judge timers (after the inbox: DESIGN §4), 4. batch the
+gathered writes, 5. take each core's `Ready`, send what may leave now, and give the log **one**
+append for all groups, 6. apply what is committed.
+
+Storage requests complete in order. Messages in `send_after_sync` wait for the newest request
+submitted so far, even if they store nothing themselves: an ack of an entry that an earlier
+message brought must not overtake that entry's fsync.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from node.limits import LATE_TURN_NS
+from node.ports import Clock, GroupWrite, LogStore, Transport
+from node.raft.messages import Append, Message
+from node.raft.types import BatchMeta, GroupId, NodeId, PersistToken
+from node.runtime import GroupRuntime
+
+__all__ = ["MultiRaft"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """One storage request in flight: what to tell the cores, what to send, once durable."""
+
+    number: int
+    tokens: tuple[tuple[GroupId, PersistToken], ...]
+    messages: list[Message]
+
+
+class MultiRaft:
+    """The groups of a node over one log store and one transport."""
+
+    def __init__(
+        self,
+        groups: Mapping[GroupId, GroupRuntime],
+        store: LogStore,
+        transport: Transport,
+        clock: Clock,
+    ) -> None:
+        """Take the groups; iteration is by group id, so that every run does the same."""
+        self.groups = dict(sorted(groups.items()))
+        self._store = store
+        self._transport = transport
+        self._clock = clock
+        self._in_flight: deque[_Stored] = deque()
+        self._last_turn_ns: int | None = None
+
+    @property
+    def next_deadline(self) -> int:
+        """When the next turn is due at the latest (ns)."""
+        return min(group.core.next_deadline for group in self.groups.values())
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether a turn is due at once because committed batches wait to be applied."""
+        return any(group.has_backlog for group in self.groups.values())
+
+    def peer_lost(self, peer: NodeId, now: int, jitter_ns: int) -> None:
+        """Take the news that a peer's process is dead: its followers forget it as a leader."""
+        for group in self.groups.values():
+            if group.core.leader == peer:
+                group.core.forget_leader(now, jitter_ns)
+
+    def turn(self, now: int, messages: Sequence[Message], apply_ns: int) -> None:
+        """Run one turn; `apply_ns` bounds the time spent applying (see module text)."""
+        self._forgive_lateness(now)
+        for message in messages:
+            group = self.groups.get(message.group)
+            if group is not None:
+                group.core.step(message, now)
+        self._take_completions(now)
+        for group in self.groups.values():
+            group.core.tick(now)
+            group.propose_gathered(now)
+            group.fail_lost()
+        self._hand_out(now)
+        self._apply(apply_ns)
+        self._last_turn_ns = now
+
+    def _forgive_lateness(self, now: int) -> None:
+        """Give elections the time back that this node slept: we were late, not the leader."""
+        if self._last_turn_ns is None:
+            return
+        for group in self.groups.values():
+            due = max(group.core.next_deadline, self._last_turn_ns)
+            if now - due > LATE_TURN_NS:
+                group.core.extend_election_timer(now, now - due)
+
+    def _take_completions(self, now: int) -> None:
+        for done in self._store.completions():
+            stored = self._in_flight.popleft()
+            assert stored.number == done.number, "storage requests complete in order"
+            for group, token in stored.tokens:
+                self.groups[group].core.persisted(token, now)
+            if stored.messages:
+                self._transport.send(stored.messages)
+
+    def _hand_out(self, now: int) -> None:
+        """Store first (it only queues, and makes the new batches readable), then send."""
+        leaving: list[Message] = []
+        later: list[Message] = []
+        writes: list[GroupWrite] = []
+        for group_id, group in self.groups.items():
+            if not group.core.has_ready():
+                continue
+            ready = group.core.ready(now)
+            leaving += ready.send_now
+            later += ready.send_after_sync
+            if ready.token is not None:
+                writes.append(
+                    GroupWrite(
+                        group_id, ready.truncate_from, ready.append, ready.hard_state, ready.token
+                    )
+                )
+            group.take_reads(ready.reads)
+        if writes:
+            number = self._store.append(writes)
+            tokens = tuple((write.group, write.token) for write in writes)
+            self._in_flight.append(_Stored(number, tokens, later))
+        elif later and self._in_flight:
+            self._in_flight[-1].messages.extend(later)
+        else:
+            leaving += later
+        if leaving:
+            self._transport.send(self._resolved(leaving))
+
+    def _resolved(self, messages: Sequence[Message]) -> list[Message]:
+        """Put the bytes into outgoing Appends; the bytes are shared, not copied."""
+        resolved: list[Message] = []
+        for message in messages:
+            if isinstance(message, Append) and message.batches:
+                batches = tuple(
+                    self._store.read(message.group, batch.base_index)
+                    if isinstance(batch, BatchMeta)
+                    else batch
+                    for batch in message.batches
+                )
+                resolved.append(replace(message, batches=batches))
+            else:
+                resolved.append(message)
+        return resolved
+
+    def _apply(self, apply_ns: int) -> None:
+        """Apply batch by batch until nothing is left or the slice is over."""
+        stop_at = self._clock.now_ns() + apply_ns
+        for group in self.groups.values():
+            while group.apply_next():
+                if self._clock.now_ns() >= stop_at:
+                    break

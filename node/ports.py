@@ -1,0 +1,134 @@
+"""What the runtime needs of the world, as protocols. Only `runtime` and `multiraft` call them.
+
+Two sets of implementations exist: a real process (`node/main.py`) and the simulator
+(`cluster/sim`). No port blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from node.raft.messages import Message
+from node.raft.types import (
+    Batch,
+    BatchMeta,
+    Buffer,
+    GroupId,
+    HardState,
+    Index,
+    LogStart,
+    PersistToken,
+)
+
+__all__ = [
+    "Clock",
+    "GroupWrite",
+    "LogStore",
+    "Outcome",
+    "ReplySink",
+    "StateMachine",
+    "StoredGroup",
+    "Transport",
+    "WriteDone",
+]
+
+
+class Clock(Protocol):
+    """A monotonic clock in ns. Never the wall clock."""
+
+    def now_ns(self) -> int:
+        """Return the current time; never falls."""
+
+
+class Transport(Protocol):
+    """Sends to peers. Never blocks: a full queue drops the message and counts it.
+
+    Append messages passed in carry full `Batch` values.
+    """
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Send each message on the lane of its kind; order per peer and lane is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupWrite:
+    """One group's part of a turn's storage request, in the order: cut, append, hard state."""
+
+    group: GroupId
+    truncate_from: Index | None
+    append: tuple[Batch, ...]
+    hard_state: HardState | None
+    token: PersistToken
+
+
+@dataclass(frozen=True, slots=True)
+class WriteDone:
+    """A storage request is durable. Requests complete in the order of submission."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGroup:
+    """What recovery found of one group."""
+
+    group: GroupId
+    hard_state: HardState
+    start: LogStart
+    batches: tuple[BatchMeta, ...]
+
+
+class LogStore(Protocol):
+    """The log of all groups of a node (over `wal`)."""
+
+    def append(self, writes: Sequence[GroupWrite]) -> int:
+        """Queue one storage request for all groups of a turn; return its number (from 1)."""
+
+    def completions(self) -> Sequence[WriteDone]:
+        """Take the completions that arrived since the last call."""
+
+    def read(self, group: GroupId, base_index: Index) -> Batch:
+        """Return a batch of the current log by its base index, from memory or disk (verified)."""
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether the disk refuses new space at present."""
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes submitted and not yet durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The state machine's answer to one entry (codes: docs/ARCHITECTURE.md §7)."""
+
+    code: int
+    revision: int
+    detail: bytes = b""
+
+
+class StateMachine(Protocol):
+    """A deterministic, total function of the committed entries."""
+
+    def apply(self, meta: BatchMeta, leader_time_ms: int, body: Buffer) -> list[Outcome]:
+        """Apply a whole batch; one outcome per entry. Never raises for any input bytes."""
+
+    def query_all(self, queries: Sequence[object]) -> list[object]:
+        """Answer read queries (ARCHITECTURE §8) from the current state; ValueError if malformed.
+
+        May answer only the first of them when the reply would grow too large.
+        """
+
+    @property
+    def leader_time_ms(self) -> int:
+        """Replicated time: the highest `leader_time_ms` applied."""
+
+
+class ReplySink(Protocol):
+    """Takes the frames that answer clients."""
+
+    def reply(self, client: bytes, parts: Sequence[Buffer]) -> None:
+        """Send one reply frame to a client identity; never blocks, a full queue drops it."""

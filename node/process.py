@@ -1,0 +1,227 @@
+"""The main thread of a node process: sockets, the poll loop, turns, and a clean stop.
+
+One `zmq.Poller` waits for the four lanes, the peers' monitors, the WAL thread's wake-up and the
+lifeline. After any wake-up every inbox is drained before a timer is judged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import zmq
+
+from node.admin import AdminLane
+from node.assembly import Member, Ports, assemble
+from node.clients import ClientLane
+from node.codec import Sender
+from node.config import LANES, NodeConfig, lane_path
+from node.exits import NodeExit, StartError
+from node.limits import (
+    APPLY_SLICE_NS,
+    DISK_FULL_RETRY_NS,
+    FORGET_JITTER_NS,
+    PEER_FRAME_BYTES_MAX,
+)
+from node.metrics import QuantileWindow
+from node.raft.types import NodeId
+from node.status import StatusSource, snapshot
+from node.store import WalStore, stored_groups
+from node.transport import PeerTransport, bind_router
+from wal import Log, Recovered
+
+if TYPE_CHECKING:
+    Socket = zmq.Socket[bytes]
+else:
+    Socket = zmq.Socket
+
+__all__ = ["MonotonicClock", "NodeProcess", "Wake"]
+
+_NS_PER_MS: Final = 1_000_000
+_POLL_MS_MAX: Final = 1_000
+
+
+class MonotonicClock:
+    """The machine's monotonic clock."""
+
+    def now_ns(self) -> int:
+        """See `node.ports.Clock`."""
+        return time.monotonic_ns()
+
+
+class Wake:
+    """A pipe by which the WAL thread and signal handlers wake the poll loop."""
+
+    def __init__(self) -> None:
+        """Open a non-blocking pipe."""
+        self.fd, self._write_fd = os.pipe()
+        os.set_blocking(self.fd, False)
+        os.set_blocking(self._write_fd, False)
+
+    def __call__(self) -> None:
+        """Wake the loop; a full pipe is awake already."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write_fd, b"\0")
+
+    def drain(self) -> None:
+        """Forget the wake-ups so far."""
+        with contextlib.suppress(BlockingIOError):
+            while len(os.read(self.fd, 4096)) == 4096:
+                pass
+
+    def close(self) -> None:
+        """Close both ends."""
+        os.close(self.fd)
+        os.close(self._write_fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a node process is started with, beside its configuration."""
+
+    incarnation: int
+    lifeline_fd: int | None
+    parent_pid: int | None
+
+
+class NodeProcess:
+    """One node: everything that lives as long as the process does."""
+
+    def __init__(
+        self, config: NodeConfig, start: Start, opened: tuple[Log, Recovered], wake: Wake
+    ) -> None:
+        """Bind the lanes and assemble the groups over an opened log."""
+        self._config = config
+        self._start = start
+        self._clock = MonotonicClock()
+        self._started_ns = self._clock.now_ns()
+        self._wake = wake
+        self._stopping = False
+        self._lag = QuantileWindow()
+        log, recovered = opened
+        self._recovered = recovered
+        self._store = WalStore(log, recovered, wake)
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._lanes = {lane: self._bind(lane) for lane in LANES}
+        me = Sender(config.cluster_id_bytes, NodeId(config.node), start.incarnation)
+        self._transport = PeerTransport(
+            self._context, me, {"control": self._lanes["control"], "data": self._lanes["data"]}
+        )
+        for voter in config.voters:
+            if voter != config.node:
+                control, data = config.endpoint("control", voter), config.endpoint("data", voter)
+                self._transport.connect(NodeId(voter), control, data)
+        self._clients = ClientLane(self._lanes["client"], config.cluster_id_bytes)
+        self._admin = AdminLane(self._lanes["admin"], {"status": self._status, "stop": self._stop})
+        self._node = assemble(
+            _member(config),
+            stored_groups(recovered),
+            Ports(self._clock, self._transport, self._store, self._clients),
+        )
+        self._retry_at = 0
+        self._poller = self._make_poller()
+
+    def request_stop(self) -> None:
+        """Ask for a clean stop; safe in a signal handler."""
+        self._stopping = True
+        self._wake()
+
+    def run(self) -> NodeExit:
+        """Run turns until a stop is asked for or the log fails; return the exit code."""
+        while not self._stopping:
+            due = self._node.next_deadline
+            self._poll(due)
+            now = self._clock.now_ns()
+            self._lag.add(max(0, now - due))
+            messages = self._transport.receive()
+            self._clients.receive(self._node)
+            self._admin.handle_ready()
+            self._node.turn(self._clock.now_ns(), messages, APPLY_SLICE_NS)
+            if self._store.failure is not None:
+                raise self._store.failure
+            if self._store.disk_full and now >= self._retry_at:
+                self._retry_at = now + DISK_FULL_RETRY_NS
+                self._store.log.retry()
+        return NodeExit.CLEAN
+
+    def close(self) -> None:
+        """Close every socket and remove the lanes' files; the log stays the caller's."""
+        self._transport.close()
+        for lane, socket in self._lanes.items():
+            socket.close(100 if lane == "admin" else 0)
+            with contextlib.suppress(FileNotFoundError):
+                lane_path(self._config.run_dir, self._config.node, lane).unlink()
+        self._context.term()
+
+    # ---- the loop --------------------------------------------------------------------------
+
+    def _poll(self, due: int) -> None:
+        """Wait until something arrives or `due`; read monitors, wake-ups and the lifeline."""
+        timeout_ms = 0
+        if not self._node.has_backlog:
+            wait = due - self._clock.now_ns()
+            timeout_ms = min(_POLL_MS_MAX, max(0, -(-wait // _NS_PER_MS)))
+        for source, _ in self._poller.poll(timeout_ms):
+            if source == self._wake.fd:
+                self._wake.drain()
+            elif source == self._start.lifeline_fd:
+                # Nobody writes to the lifeline: readable means end of file.
+                self._stopping = True
+            elif source in self._transport.monitors:
+                peer = self._transport.lost_peer(source)
+                if peer is not None:
+                    self._node.peer_lost(peer, self._clock.now_ns(), FORGET_JITTER_NS)
+
+    def _make_poller(self) -> zmq.Poller:
+        poller = zmq.Poller()
+        for socket in (*self._lanes.values(), *self._transport.monitors):
+            poller.register(socket, zmq.POLLIN)
+        poller.register(self._wake.fd, zmq.POLLIN)
+        if self._start.lifeline_fd is not None:
+            poller.register(self._start.lifeline_fd, zmq.POLLIN)
+        return poller
+
+    def _bind(self, lane: Any) -> Socket:
+        path = lane_path(self._config.run_dir, self._config.node, lane)
+        # A socket file that a killed predecessor left would refuse the bind on some systems.
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        try:
+            return bind_router(self._context, f"ipc://{path}", PEER_FRAME_BYTES_MAX)
+        except zmq.ZMQError as error:
+            raise StartError(
+                NodeExit.DATA_DIR_UNUSABLE,
+                f"{path}: cannot bind the {lane} lane ({error}); check the run directory",
+            ) from None
+
+    # ---- admin verbs -----------------------------------------------------------------------
+
+    def _status(self, _: object) -> dict[str, Any]:
+        source = StatusSource(
+            config=self._config,
+            incarnation=self._start.incarnation,
+            uptime_ns=self._clock.now_ns() - self._started_ns,
+            loop_lag_p99_ns=self._lag.quantile(0.99),
+            recovered=self._recovered,
+        )
+        lanes = (self._transport, self._clients, self._admin)
+        return snapshot(source, self._node, self._store, lanes).encode()
+
+    def _stop(self, _: object) -> str:
+        self._stopping = True
+        return "stopping"
+
+
+def _member(config: NodeConfig) -> Member:
+    return Member(
+        node=NodeId(config.node),
+        voters=tuple(NodeId(voter) for voter in config.voters),
+        seed=config.seed,
+        groups=config.groups,
+        heartbeat_ms=config.heartbeat_ms,
+        election_ms_min=config.election_ms_min,
+        election_ms_max=config.election_ms_max,
+    )

@@ -1,0 +1,155 @@
+"""The messages of the protocol, one frozen value each; the table that codec and docs follow.
+
+Every message carries its group, sender, receiver and term. `MESSAGE_TYPES` fixes the wire
+number of each type; numbers are never reused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from node.raft.types import Batch, BatchMeta, GroupId, Index, NodeId, Term
+
+__all__ = [
+    "MESSAGE_TYPES",
+    "Append",
+    "AppendReply",
+    "Heartbeat",
+    "HeartbeatReply",
+    "Message",
+    "PreVote",
+    "PreVoteReply",
+    "Vote",
+    "VoteReply",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PreVote:
+    """Would you vote for me in `term` (not yet adopted by the sender)? Thesis §9.6."""
+
+    group: GroupId
+    sender: NodeId
+    to: NodeId
+    term: Term
+    last_index: Index
+    last_term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class PreVoteReply:
+    """Granted: `term` is the proposed one. Refused: `term` is the voter's own."""
+
+    group: GroupId
+    sender: NodeId
+    to: NodeId
+    term: Term
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """RequestVote of Raft §5.2; leaves only after the sender's term and own vote are durable."""
+
+    group: GroupId
+    sender: NodeId
+    to: NodeId
+    term: Term
+    last_index: Index
+    last_term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class VoteReply:
+    """Leaves only after the voter's term and vote are durable (Raft figure 2)."""
+
+    group: GroupId
+    sender: NodeId
+    to: NodeId
+    term: Term
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """AppendEntries of Raft §5.3, in whole batches; empty `batches` is a probe.
+
+    An outgoing Append names its batches by `BatchMeta`; the runtime resolves their bytes at the
+    edge. An incoming one carries full `Batch` values.
+    """
+
+    group: GroupId
+    sender: NodeId
+    to: NodeId
+    term: Term
+    prev_index: Index
+    prev_term: Term
+    commit: Index
+    batches: tuple[Batch | BatchMeta, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AppendReply:
+    """The answer to an Append (Raft §5.3).
+
+    Accepted: `index` is matched and durable. Refused: `index` is the refused prev_index and
+    (`hint_index`, `hint_term`) is a batch end from which the leader may continue.
+    """
+
+    group: GroupId
+    sender: NodeId
+    to: NodeId
+    term: Term
+    ok: bool
+    index: Index
+    hint_index: Index
+    hint_term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Keeps the lead.
+
+    `commit` is uncapped (the follower caps it by what it verified); `round` numbers read rounds
+    (ReadIndex, thesis §6.4).
+    """
+
+    group: GroupId
+    sender: NodeId
+    to: NodeId
+    term: Term
+    commit: Index
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReply:
+    """Echoes the heartbeat's `round`: the sender still followed this leader in `term` then.
+
+    `commit` is the sender's commit index; one that lags behind its own match tells the leader
+    that a restarted follower must be shown again that its log matches.
+    """
+
+    group: GroupId
+    sender: NodeId
+    to: NodeId
+    term: Term
+    round: int
+    commit: Index
+
+
+Message = (
+    PreVote | PreVoteReply | Vote | VoteReply | Append | AppendReply | Heartbeat | HeartbeatReply
+)
+
+MESSAGE_TYPES: dict[int, type[Message]] = {
+    1: PreVote,
+    2: PreVoteReply,
+    3: Vote,
+    4: VoteReply,
+    5: Append,
+    6: AppendReply,
+    7: Heartbeat,
+    8: HeartbeatReply,
+}
+"""Wire number → type. TimeoutNow and the snapshot messages will take 9 and up."""

@@ -1,0 +1,115 @@
+"""What the leader knows of one follower: match, next, and the window in flight.
+
+States, as in etcd-io/raft `tracker`: PROBE sends one Append and waits for its answer (or for the
+next heartbeat's reply); REPLICATE sends optimistically ahead within a window of bytes and
+messages. Sends are lossy: a stalled window is found out at a heartbeat (see `stalled`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+
+from node.raft.types import NO_INDEX, Index
+
+__all__ = ["Progress", "ProgressState"]
+
+
+class ProgressState(Enum):
+    """How the leader sends to a follower; COMPACTED: it needs entries that are gone."""
+
+    PROBE = "probe"
+    REPLICATE = "replicate"
+    COMPACTED = "compacted"
+
+
+class Progress:
+    """One follower as its leader sees it. Invariant: match < next ≤ last + 1."""
+
+    __slots__ = (
+        "_stall_mark",
+        "active",
+        "inflight",
+        "inflight_bytes",
+        "match",
+        "next",
+        "paused",
+        "round",
+        "state",
+    )
+
+    def __init__(self, next_index: Index) -> None:
+        """Start probing at `next_index`."""
+        self.match = NO_INDEX
+        self.next = next_index
+        self.state = ProgressState.PROBE
+        self.paused = False
+        self.active = False
+        self.round = 0
+        self.inflight: deque[tuple[Index, int]] = deque()
+        self.inflight_bytes = 0
+        self._stall_mark: Index | None = None
+
+    def may_send(self, messages_max: int, bytes_max: int) -> bool:
+        """Tell whether another Append fits: probes one by one, replication by the window."""
+        if self.state is ProgressState.PROBE:
+            return not self.paused
+        if self.state is ProgressState.COMPACTED:
+            return False
+        return len(self.inflight) < messages_max and self.inflight_bytes < bytes_max
+
+    def sent(self, last_index: Index, size: int) -> None:
+        """Note an Append of `size` bytes that ends at `last_index`."""
+        if self.state is ProgressState.PROBE:
+            self.paused = True
+            return
+        if size:
+            self.next = Index(last_index + 1)
+            self.inflight.append((last_index, size))
+            self.inflight_bytes += size
+
+    def acknowledged(self, index: Index) -> bool:
+        """Take a durable match at `index`; return whether match grew. Acks may come reordered."""
+        grew = index > self.match
+        if grew:
+            self.match = index
+            self._stall_mark = None
+        if self.next <= self.match:
+            self.next = Index(self.match + 1)
+        while self.inflight and self.inflight[0][0] <= index:
+            self.inflight_bytes -= self.inflight.popleft()[1]
+        if self.state is not ProgressState.REPLICATE:
+            self.state = ProgressState.REPLICATE
+            self.next = Index(self.match + 1)
+            self._clear_window()
+        return grew
+
+    def refused(self, prev_index: Index, resume_at: Index) -> bool:
+        """Take a refusal of `prev_index`; probe from `resume_at`. False: it was a stale one."""
+        if prev_index <= self.match:
+            return False
+        if self.state is ProgressState.PROBE and prev_index != self.next - 1:
+            return False
+        self.state = ProgressState.PROBE
+        self.next = Index(max(self.match + 1, min(resume_at, prev_index)))
+        self._clear_window()
+        self.paused = False
+        return True
+
+    def stalled(self) -> bool:
+        """Called per heartbeat reply: True if the window made no progress since the last one."""
+        outstanding = self.next - 1 > self.match
+        stuck = outstanding and self._stall_mark == self.match
+        self._stall_mark = self.match if outstanding else None
+        return stuck
+
+    def compacted(self) -> None:
+        """Note that the follower needs entries behind the compaction point."""
+        self.state = ProgressState.COMPACTED
+        self._clear_window()
+
+    def _clear_window(self) -> None:
+        self.inflight.clear()
+        self.inflight_bytes = 0
+        self.paused = False
+        self._stall_mark = None

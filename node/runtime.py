@@ -1,0 +1,231 @@
+"""One group of one node: drives the core, applies what is committed, answers clients.
+
+A `GroupRuntime` owns a core and a state machine and knows which client waits for which batch.
+It never touches the disk or a socket: `multiraft` collects its `Ready` once per turn and calls
+the ports. Everything here runs on the node's main thread (or inside the simulator's one thread).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from node.client_wire import (
+    ReadRequest,
+    ReplyOrigin,
+    Status,
+    WriteRequest,
+    encode_read_reply,
+    encode_refusal,
+    encode_write_reply,
+)
+from node.codec import build_batch
+from node.limits import BATCH_BYTES_TARGET, READS_PENDING_MAX
+from node.ports import LogStore, Outcome, ReplySink, StateMachine
+from node.raft.core import Core
+from node.raft.types import Index, ReadContext, ReadGrant, Role, Term
+
+__all__ = ["GroupRuntime"]
+
+_NS_PER_MS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Who waits for one proposed batch: (client, request id, entries), in the batch's order."""
+
+    term: Term
+    requests: tuple[tuple[bytes, int, int], ...]
+
+
+class GroupRuntime:
+    """Core, state machine and waiting clients of one group."""
+
+    def __init__(
+        self, core: Core, machine: StateMachine, store: LogStore, replies: ReplySink
+    ) -> None:
+        """Take over a core whose log is the recovered one; nothing is applied yet."""
+        self.core = core
+        self.machine = machine
+        self.applied = core.log.start.index
+        self.batches_proposed = 0
+        self.entries_applied = 0
+        self.entries_acked = 0
+        self._store = store
+        self._replies = replies
+        self._group = core.config.group
+        self._gathered: list[WriteRequest] = []
+        self._gathered_bytes = 0
+        self._waiting: dict[Index, _Waiting] = {}
+        self._reads: dict[ReadContext, ReadRequest] = {}
+        self._granted: deque[tuple[Index, ReadRequest]] = deque()
+        self._next_context = 0
+        self._led_term = Term(0)
+        self._led_since_ns = 0
+        self._time_base_ms = 0
+        self._time_issued_ms = 0
+
+    # ---- clients -------------------------------------------------------------------------
+
+    def write(self, request: WriteRequest) -> None:
+        """Gather a write for this turn's batch, or refuse it at once (definite)."""
+        status = self._refusal(request)
+        if status is not None:
+            self._refuse(request.client, request.request_id, status)
+            return
+        self._gathered.append(request)
+        self._gathered_bytes += len(request.lengths) + len(request.entries)
+
+    def read(self, request: ReadRequest) -> None:
+        """Serve a local read from the applied state, or start a linearizable one."""
+        if request.local:
+            self._answer_read(request)
+            return
+        if self.core.role is not Role.LEADER:
+            self._refuse(request.client, request.request_id, Status.NOT_LEADER)
+            return
+        if len(self._reads) >= READS_PENDING_MAX:
+            self._refuse(request.client, request.request_id, Status.BUSY)
+            return
+        self._next_context += 1
+        context = ReadContext(self._next_context)
+        self._reads[context] = request
+        self.core.read(context)
+
+    def propose_gathered(self, now: int) -> None:
+        """Turn the writes of this turn into batches of about BATCH_BYTES_TARGET."""
+        if not self._gathered:
+            return
+        requests, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        if self.core.role is not Role.LEADER:
+            for request in requests:
+                self._refuse(request.client, request.request_id, Status.NOT_LEADER)
+            return
+        self._note_leadership(now)
+        part: list[WriteRequest] = []
+        size = 0
+        for request in requests:
+            request_bytes = len(request.lengths) + len(request.entries)
+            if part and size + request_bytes > BATCH_BYTES_TARGET:
+                self._propose(part, now)
+                part, size = [], 0
+            part.append(request)
+            size += request_bytes
+        self._propose(part, now)
+
+    def _propose(self, requests: Sequence[WriteRequest], now: int) -> None:
+        core = self.core
+        batch = build_batch(
+            (self._group, core.term, Index(core.log.last_index + 1)),
+            self._leader_time_ms(now),
+            [(request.count, request.lengths, request.entries) for request in requests],
+        )
+        core.propose(batch)
+        self.batches_proposed += 1
+        waiting = tuple((request.client, request.request_id, request.count) for request in requests)
+        self._waiting[batch.meta.base_index] = _Waiting(core.term, waiting)
+
+    def _refusal(self, request: WriteRequest) -> Status | None:
+        if self.core.role is not Role.LEADER:
+            return Status.NOT_LEADER
+        if self._store.disk_full:
+            return Status.DISK_FULL
+        size = self._gathered_bytes + len(request.lengths) + len(request.entries)
+        if not self.core.accepts(size):
+            return Status.BUSY
+        return None
+
+    # ---- after the turn's Ready ------------------------------------------------------------
+
+    def take_reads(self, grants: Sequence[ReadGrant]) -> None:
+        """Queue granted reads until their index is applied; refuse the aborted ones."""
+        for grant in grants:
+            request = self._reads.pop(grant.context, None)
+            if request is None:
+                continue
+            if grant.ok:
+                self._granted.append((grant.index, request))
+            else:
+                self._refuse(request.client, request.request_id, Status.READ_ABORTED)
+
+    def apply_next(self) -> bool:
+        """Apply one committed batch and answer whoever waits for it; False if none is left."""
+        core = self.core
+        if self.applied >= core.commit:
+            self._serve_granted()
+            return False
+        base = Index(self.applied + 1)
+        batch = self._store.read(self._group, base)
+        assert batch.meta.last_index <= core.commit, "only whole batches are committed"
+        outcomes = self.machine.apply(batch.meta, batch.leader_time_ms, batch.body)
+        assert len(outcomes) == batch.meta.count, "one outcome per entry"
+        self.applied = batch.meta.last_index
+        self.entries_applied += batch.meta.count
+        waiting = self._waiting.pop(base, None)
+        if waiting is not None:
+            self._answer_batch(waiting, batch.meta.term, outcomes)
+        self._serve_granted()
+        return True
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether committed batches are still to be applied."""
+        return self.applied < self.core.commit
+
+    def fail_lost(self) -> None:
+        """Tell clients whose uncommitted batches lost their leader (indefinite)."""
+        core = self.core
+        if not self._waiting or (core.role is Role.LEADER and core.term == self._led_term):
+            return
+        for base in [base for base in self._waiting if base > core.commit]:
+            self._answer_lost(self._waiting.pop(base))
+
+    def _answer_lost(self, waiting: _Waiting) -> None:
+        for client, request_id, _ in waiting.requests:
+            self._refuse(client, request_id, Status.LEAD_LOST)
+
+    def _answer_batch(self, waiting: _Waiting, term: Term, outcomes: Sequence[Outcome]) -> None:
+        if term != waiting.term:
+            self._answer_lost(waiting)
+            return
+        start = 0
+        for client, request_id, count in waiting.requests:
+            part = outcomes[start : start + count]
+            start += count
+            self.entries_acked += count
+            self._replies.reply(client, encode_write_reply(self._origin(request_id), part))
+
+    def _serve_granted(self) -> None:
+        while self._granted and self._granted[0][0] <= self.applied:
+            self._answer_read(self._granted.popleft()[1])
+
+    def _answer_read(self, request: ReadRequest) -> None:
+        try:
+            answers = self.machine.query_all(request.queries)
+        except ValueError as error:
+            self._refuse(request.client, request.request_id, Status.BAD_REQUEST, str(error))
+            return
+        parts = encode_read_reply(self._origin(request.request_id), answers)
+        self._replies.reply(request.client, parts)
+
+    def _refuse(self, client: bytes, request_id: int, status: Status, text: str = "") -> None:
+        self._replies.reply(client, encode_refusal(self._origin(request_id), status, text))
+
+    def _origin(self, request_id: int) -> ReplyOrigin:
+        return ReplyOrigin(request_id, self._group, self.core.leader, self.core.term)
+
+    # ---- replicated time -------------------------------------------------------------------
+
+    def _note_leadership(self, now: int) -> None:
+        """At the first write of a leadership, tie replicated time to our monotonic clock."""
+        if self._led_term != self.core.term:
+            self._led_term = self.core.term
+            self._led_since_ns = now
+            self._time_base_ms = max(self.machine.leader_time_ms, self._time_issued_ms)
+
+    def _leader_time_ms(self, now: int) -> int:
+        elapsed = (now - self._led_since_ns) // _NS_PER_MS
+        issued = max(self._time_issued_ms, self._time_base_ms + elapsed)
+        self._time_issued_ms = issued
+        return issued

@@ -1,0 +1,191 @@
+"""ZeroMQ between nodes: one ROUTER per lane to receive, one DEALER per peer and lane to send.
+
+    control lane   votes, heartbeats, acks: small frames, several messages each
+    data lane      Appends: one per frame, batches as uncopied parts
+
+Bulk data can never delay a vote: the lanes are separate connections. Sends never block: a full
+queue drops the message and counts it, and Raft sends again. IMMEDIATE keeps a DEALER from
+queueing for a dead peer and delivering to its next incarnation; frames of foreign clusters and of
+older incarnations are dropped and counted as well. A monitor on each control DEALER reports
+DISCONNECTED: over ipc the kernel closes a dead process's sockets at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from node.codec import Sender, WireError, decode_peer_frame, encode_append, encode_control
+from node.limits import (
+    BATCHES_PER_APPEND_MAX,
+    DRAIN_BYTES_MAX,
+    DRAIN_FRAMES_MAX,
+    PEER_HIGH_WATER_MARK,
+)
+from node.raft.messages import Append, Message
+from node.raft.types import Buffer, NodeId
+
+if TYPE_CHECKING:
+    Socket = zmq.Socket[bytes]
+else:
+    Socket = zmq.Socket
+
+__all__ = ["PeerTransport", "TransportCounters", "bind_router"]
+
+_COPY_BELOW = 64 << 10
+"""Parts below this are copied into ZeroMQ's own memory: cheaper than tracking a Python buffer."""
+_RECONNECT_MS = 10
+
+
+@dataclass(slots=True)
+class TransportCounters:
+    """What went over the peer lanes since the start of the process."""
+
+    control_bytes_in: int = 0
+    control_bytes_out: int = 0
+    control_frames_in: int = 0
+    control_frames_out: int = 0
+    data_bytes_in: int = 0
+    data_bytes_out: int = 0
+    data_frames_in: int = 0
+    data_frames_out: int = 0
+    dropped: int = 0
+    malformed: int = 0
+    foreign: int = 0
+    stale: int = 0
+
+
+def bind_router(context: zmq.Context[Any], endpoint: str, frame_bytes_max: int) -> Socket:
+    """Return a ROUTER bound to `endpoint`: bounded frames, identities handed over, no linger."""
+    socket: Socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    socket.setsockopt(zmq.MAXMSGSIZE, frame_bytes_max)
+    socket.setsockopt(zmq.RCVHWM, PEER_HIGH_WATER_MARK)
+    socket.setsockopt(zmq.SNDHWM, PEER_HIGH_WATER_MARK)
+    socket.bind(endpoint)
+    return socket
+
+
+class PeerTransport:
+    """The node's end of all peer lanes. Main thread only."""
+
+    def __init__(
+        self, context: zmq.Context[Any], me: Sender, routers: Mapping[str, Socket]
+    ) -> None:
+        """Take the bound ROUTERs of the lanes `control` and `data`; peers follow by `connect`."""
+        self.counters = TransportCounters()
+        self._context = context
+        self._me = me
+        self._control_in = routers["control"]
+        self._data_in = routers["data"]
+        self._control_out: dict[NodeId, Socket] = {}
+        self._data_out: dict[NodeId, Socket] = {}
+        self.monitors: dict[Socket, NodeId] = {}
+        self._incarnations: dict[NodeId, int] = {}
+
+    def connect(self, peer: NodeId, control: str, data: str) -> None:
+        """Open the sending side to a peer; works before the peer is up."""
+        self._control_out[peer] = self._dealer(control)
+        self._data_out[peer] = self._dealer(data)
+        monitor = self._control_out[peer].get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self.monitors[monitor] = peer
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Send each message to its peer; see the module text for the lanes."""
+        counters = self.counters
+        control: dict[NodeId, list[Message]] = {}
+        for message in messages:
+            if isinstance(message, Append):
+                size = self._sent(self._data_out[message.to], encode_append(self._me, message))
+                counters.data_frames_out += size > 0
+                counters.data_bytes_out += size
+            else:
+                control.setdefault(message.to, []).append(message)
+        for peer, batch in control.items():
+            size = self._sent(self._control_out[peer], [encode_control(self._me, batch)])
+            counters.control_frames_out += size > 0
+            counters.control_bytes_out += size
+
+    def receive(self) -> list[Message]:
+        """Drain both lanes, control first, within DRAIN_FRAMES_MAX and DRAIN_BYTES_MAX."""
+        counters = self.counters
+        messages: list[Message] = []
+        for _ in range(DRAIN_FRAMES_MAX):
+            try:
+                parts: list[Any] = self._control_in.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            counters.control_frames_in += 1
+            counters.control_bytes_in += sum(len(part) for part in parts)
+            messages += self._decode(parts[1:])
+        budget = DRAIN_BYTES_MAX
+        while budget > 0:
+            try:
+                parts = self._data_in.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            size = sum(len(part) for part in parts)
+            budget -= size
+            counters.data_frames_in += 1
+            counters.data_bytes_in += size
+            messages += self._decode([part.buffer for part in parts[1:]])
+        return messages
+
+    def lost_peer(self, monitor: Socket) -> NodeId | None:
+        """Read one event of a peer's monitor; return the peer if its connection broke."""
+        try:
+            event = recv_monitor_message(monitor, zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        return self.monitors[monitor] if event["event"] == zmq.EVENT_DISCONNECTED else None
+
+    def close(self) -> None:
+        """Close all sending sockets and monitors; unsent messages are dropped."""
+        for socket in self._control_out.values():
+            socket.disable_monitor()
+        for socket in (*self.monitors, *self._control_out.values(), *self._data_out.values()):
+            socket.close(0)
+
+    def _decode(self, parts: Sequence[Buffer]) -> list[Message]:
+        """Decode a frame; what is malformed, foreign or stale is counted and gives nothing."""
+        if len(parts) > 1 + 2 * BATCHES_PER_APPEND_MAX:
+            self.counters.malformed += 1
+            return []
+        try:
+            sender, messages = decode_peer_frame(self._me.node, parts)
+        except WireError:
+            self.counters.malformed += 1
+            return []
+        if sender.cluster_id != self._me.cluster_id or sender.node not in self._control_out:
+            self.counters.foreign += 1
+            return []
+        newest = self._incarnations.setdefault(sender.node, sender.incarnation)
+        if sender.incarnation < newest:
+            self.counters.stale += 1
+            return []
+        self._incarnations[sender.node] = sender.incarnation
+        return messages
+
+    def _sent(self, socket: Socket, parts: Sequence[Any]) -> int:
+        """Send one frame; return its bytes, 0 if it was dropped."""
+        size = sum(len(part) for part in parts)
+        try:
+            socket.send_multipart(parts, zmq.NOBLOCK, copy=size < _COPY_BELOW)
+        except zmq.Again:
+            self.counters.dropped += 1
+            return 0
+        return size
+
+    def _dealer(self, endpoint: str) -> Socket:
+        socket: Socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, PEER_HIGH_WATER_MARK)
+        socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+        socket.connect(endpoint)
+        return socket

@@ -1,0 +1,1 @@
+"""Thin programs; the shared parts of `demo`, `test` and `lock` start with an underscore."""

@@ -1,0 +1,117 @@
+"""Frames and clusters that the tests of `cluster` share."""
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.frames import ClusterFrame, Event, NodeFrame, NodeRates, ProcessState, ProcessTruth
+from node.metrics import GroupSnapshot, NodeSnapshot, WalSnapshot
+
+PLANTED = Path(__file__).resolve().parent.parent / "planted"
+
+
+def node_frame(node, state="running", role="follower", *, leader=1, age_ms=5, **group):
+    """One node; a dead one has no snapshot, as a supervisor's frames have it."""
+    state = ProcessState(state)
+    values = {"term": 3, "vote": 0, "last": 20, "commit": 20, "applied": 20, "durable": 20}
+    values |= {"elections": 0} | group
+    truth = ProcessTruth(state, "user", 1_000, 1, pid=100 + node if state.alive else None)
+    if not state.alive:
+        return NodeFrame(node, truth)
+    snapshot = NodeSnapshot(
+        node, 1, 100 + node, 10**9, (GroupSnapshot(0, role, leader=leader, **values),),
+        WalSnapshot(fsyncs=10, entries=100),
+    )  # fmt: skip
+    rates = NodeRates(100.0, 10.0, 2e6, 1000.0, 1000.0) if state is ProcessState.RUNNING else None
+    return NodeFrame(node, truth, snapshot, age_ms, rates)
+
+
+def frame_of(*nodes, groups=1, events=()):
+    return ClusterFrame(
+        7, 1_795_000_000_000, "0" * 32, "deck", 99, groups, tuple(nodes), tuple(events)
+    )
+
+
+@pytest.fixture
+def healthy_frame():
+    """Five nodes, n1 leads."""
+    others = (node_frame(n) for n in (2, 3, 4, 5))
+    event = Event(1, 1_000, "user", "started", 1, "n1 started")
+    return frame_of(node_frame(1, role="leader"), *others, events=(event,))
+
+
+@pytest.fixture
+def make_node():
+    return node_frame
+
+
+@pytest.fixture
+def make_frame():
+    return frame_of
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A short runtime directory and a state directory of the test's own.
+
+    Whatever a test leaves alive is killed after it, and named as a failure: every process of a
+    cluster has the runtime directory on its command line.
+    """
+    with tempfile.TemporaryDirectory(prefix="rd-") as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+        for name in [name for name in os.environ if name.startswith("RAFTDECK_")]:
+            monkeypatch.delenv(name)
+        try:
+            yield Path(runtime)
+        finally:
+            survivors = processes_naming(runtime)
+            for pid in survivors:
+                os.kill(pid, signal.SIGKILL)
+        assert not survivors, f"the test left processes behind: {survivors}"
+
+
+def processes_naming(text):
+    """Return the living processes that name a text on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if text.encode() in command and state != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def wait_until(condition, timeout_s=20.0):
+    """Poll a condition; the last value is returned, so that an assertion can show it."""
+    deadline = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while not (value := condition()) and time.monotonic() < deadline:
+        pause.wait(0.01)
+    return value
+
+
+@pytest.fixture
+def eventually():
+    return wait_until
+
+
+@pytest.fixture
+def living():
+    return processes_naming
+
+
+@pytest.fixture
+def planted():
+    return PLANTED

@@ -1,0 +1,566 @@
+"""The real client over real sockets, against in-process nodes that answer by §8, with faults."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import zmq
+
+from cluster.client import (
+    AsyncClient,
+    Client,
+    ClientConfig,
+    ClientFuture,
+    DefiniteError,
+    Endpoints,
+    GetResult,
+    IndefiniteError,
+    KeyValue,
+    NoQuorumError,
+)
+from cluster.client_core import group_of
+from cluster.client_types import Range
+from node import commands
+from node.client_wire import (
+    ReadRequest,
+    ReplyOrigin,
+    Status,
+    WriteRequest,
+    decode_request,
+    encode_read_reply,
+    encode_refusal,
+    encode_write_reply,
+)
+from node.commands import OutcomeCode
+from node.kv.machine import KeyValueMachine
+from node.limits import VALUE_BYTES_MAX
+from node.ports import Outcome
+from node.raft.types import BatchMeta, GroupId, Index, NodeId, Term
+
+CLUSTER = bytes(range(16))
+GENEROUS_S = 20.0
+OPEN = commands.encode_open_session()
+Fate = Callable[[int, WriteRequest | ReadRequest], str]
+
+
+class FakeCluster:
+    """Three ROUTER threads over one state machine per group: a log without Raft, with faults.
+
+    `fate(node, request)` decides, on the node's thread, what a request meets: `serve`, `busy`,
+    `drop` (not applied), `mute` (applied, no answer), `twice` (answered twice), `hold` (applied;
+    answered when `release` is called), `lost` (LEAD_LOST, applied all the same).
+    """
+
+    def __init__(self, directory: Path, groups: int = 1, nodes: int = 3) -> None:
+        self.groups = groups
+        self.leader = 1
+        self.fate: Fate = lambda node, request: "serve"
+        self.machines = [KeyValueMachine() for _ in range(groups)]
+        self.seen: list[tuple[int, str]] = []
+        self._next_index = [1] * groups
+        self._lock = threading.Lock()
+        self._context = zmq.Context()
+        self._directory = directory
+        self._stops: dict[int, threading.Event] = {}
+        self._threads: dict[int, threading.Thread] = {}
+        self._held: list[tuple[int, Callable[[], None]]] = []
+        self.released = threading.Event()
+        self.endpoints = Endpoints(
+            CLUSTER, {NodeId(n): self._address(n) for n in range(1, nodes + 1)}, groups
+        )
+        for node in range(1, nodes + 1):
+            self.start(node)
+
+    def _address(self, node: int) -> str:
+        return f"ipc://{self._directory}/n{node}.client"
+
+    def start(self, node: int) -> None:
+        """Bind and serve; returns once the node listens."""
+        router = self._context.socket(zmq.ROUTER)
+        router.setsockopt(zmq.LINGER, 0)
+        router.bind(self._address(node))
+        self._stops[node] = threading.Event()
+        thread = threading.Thread(target=self._serve, args=(node, router), name=f"fake-{node}")
+        self._threads[node] = thread
+        thread.start()
+
+    def kill(self, node: int) -> None:
+        """Close the node's socket, connections and all."""
+        self._stops.pop(node).set()
+        self._threads.pop(node).join()
+
+    def close(self) -> None:
+        for node in list(self._threads):
+            self.kill(node)
+        self._context.term()
+
+    def _serve(self, node: int, router: zmq.Socket[bytes]) -> None:
+        stop = self._stops[node]
+        while not stop.is_set():
+            if self.released.is_set():
+                self._release(node)
+            if router.poll(5):
+                client, *parts = router.recv_multipart()
+                self._handle(node, router, client, decode_request(parts, client))
+        router.close(linger=0)
+
+    def _handle(
+        self,
+        node: int,
+        router: zmq.Socket[bytes],
+        client: bytes,
+        request: WriteRequest | ReadRequest,
+    ) -> None:
+        with self._lock:
+            fate = self.fate(node, request) if request.cluster_id == CLUSTER else "foreign"
+            self.seen.append((node, fate))
+            parts = self._answer(node, request, fate)
+        if fate == "hold" and node == self.leader:
+            self._held.append((node, lambda: router.send_multipart([client, *parts])))
+        elif fate not in ("drop", "mute"):
+            for _ in range(2 if fate == "twice" else 1):
+                router.send_multipart([client, *parts])
+
+    def _answer(self, node: int, request: WriteRequest | ReadRequest, fate: str) -> list:
+        local = isinstance(request, ReadRequest) and request.local
+        origin = ReplyOrigin(request.request_id, request.group, NodeId(self.leader), Term(1))
+        if fate == "foreign":
+            return encode_refusal(origin, Status.FOREIGN_CLUSTER, "this is another cluster")
+        if node != self.leader and not local:
+            return encode_refusal(origin, Status.NOT_LEADER, "")
+        if fate == "busy":
+            return encode_refusal(origin, Status.BUSY, "")
+        if fate == "drop":
+            return []
+        machine = self.machines[request.group]
+        if isinstance(request, ReadRequest):
+            return encode_read_reply(origin, machine.query_all(request.queries))
+        body = bytes(request.lengths) + bytes(request.entries)
+        index = self._next_index[request.group]
+        self._next_index[request.group] += request.count
+        meta = BatchMeta(Term(1), Index(index), request.count, len(body))
+        outcomes = machine.apply(meta, 0, body)
+        if fate == "lost":
+            return encode_refusal(origin, Status.LEAD_LOST, "")
+        return encode_write_reply(origin, outcomes)
+
+    def version(self, key: bytes) -> int:
+        with self._lock:
+            result = self.machines[group_of(key, self.groups)].query([1, key])
+        assert isinstance(result, list)
+        return 0 if result[1] is None else result[1][4]
+
+
+def is_put(request: WriteRequest | ReadRequest) -> bool:
+    """Whether a request carries operations, and not only an open_session."""
+    return isinstance(request, WriteRequest) and bytes(request.entries) != OPEN
+
+
+@contextmanager
+def running(groups: int = 1, nodes: int = 3) -> Iterator[FakeCluster]:
+    # A short path: a socket's name holds 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="rd", dir="/tmp") as directory:
+        cluster = FakeCluster(Path(directory), groups, nodes)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+
+
+@pytest.fixture
+def cluster() -> Iterator[FakeCluster]:
+    with running() as fake:
+        yield fake
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left():
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    assert left == []
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + GENEROUS_S
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.001)
+
+
+# --- every verb ---------------------------------------------------------------------------
+
+
+def test_every_verb_of_the_client(cluster):
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+        assert client.put(b"a", b"1") == Outcome(OutcomeCode.OK, 1)
+        assert client.cas(b"a", b"1", b"2").code == OutcomeCode.OK
+        assert client.cas(b"a", b"1", b"3") == Outcome(OutcomeCode.CONFLICT, 2, b"2")
+        assert client.cas(b"b", None, b"x").code == OutcomeCode.OK
+        assert client.get(b"a") == GetResult(3, KeyValue(b"a", b"2", 1, 2, 2))
+        operations = [commands.put(b"c", b"y"), commands.delete(b"b")]
+        assert client.batch(operations).code == OutcomeCode.OK
+        aborted = client.batch([commands.put(b"d", b""), commands.cas(b"a", b"?", b"")])
+        assert aborted.code == OutcomeCode.BATCH_ABORTED
+        assert client.delete(b"zz").code == OutcomeCode.ABSENT
+        result = client.range(Range())
+        assert [(item.key, item.value) for item in result.items] == [(b"a", b"2"), (b"c", b"y")]
+        assert client.range(Range(b"b", b"", 1)).items[0].key == b"c"
+        assert client.get(b"a", node=NodeId(3)).item == KeyValue(b"a", b"2", 1, 2, 2)
+        assert client.range(Range(), node=NodeId(2)).items == result.items
+
+
+def test_every_verb_of_the_async_client(cluster):
+    async def story():
+        async with AsyncClient(cluster.endpoints, GENEROUS_S) as client:
+            assert (await client.put(b"a", b"1")).code == OutcomeCode.OK
+            assert (await client.cas(b"a", b"0", b"2")).detail == b"1"
+            assert (await client.batch([commands.put(b"b", b"")])).code == OutcomeCode.OK
+            assert (await client.delete(b"b")).code == OutcomeCode.OK
+            assert (await client.get(b"a")).item == KeyValue(b"a", b"1", 1, 1, 1)
+            assert (await client.get(b"a", node=NodeId(2))).revision == 3
+            assert len((await client.range(Range())).items) == 1
+            puts = [client.put_nowait(b"k%d" % i, b"") for i in range(500)]
+            revisions = [outcome.revision for outcome in await asyncio.gather(*puts)]
+            assert sorted(revisions) == list(range(4, 504))
+
+    asyncio.run(story())
+
+
+def test_many_threads_share_one_client(cluster):
+    def work(number: int) -> None:
+        for i in range(40):
+            client.put(b"%d-%d" % (number, i), b"v")
+
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert client.get(b"7-39").revision == 320
+
+
+def test_operations_that_wait_together_travel_together(cluster):
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+        client.put(b"k", b"")
+        before = len(cluster.seen)
+        futures = [client.put_nowait(b"k%d" % i, bytes(100)) for i in range(5_000)]
+        assert all(future.result().code == OutcomeCode.OK for future in futures)
+        assert len(cluster.seen) - before <= 1_000
+
+
+def test_groups_are_served_side_by_side():
+    with running(groups=4) as cluster, Client(cluster.endpoints, GENEROUS_S) as client:
+        keys = [b"k%02d" % i for i in range(40)]
+        for future in [client.put_nowait(key, key) for key in keys]:
+            future.result()
+        result = client.range(Range())
+        assert [item.key for item in result.items] == keys
+        assert len(result.revisions) == 4
+        with pytest.raises(DefiniteError, match="different groups"):
+            client.batch([commands.put(key, b"") for key in keys])
+
+
+def test_large_values_survive(cluster):
+    value = bytes(range(256)) * (VALUE_BYTES_MAX // 256)
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+        client.put(b"large", value)
+        item = client.get(b"large").item
+        assert item is not None
+        assert item.value == value
+
+
+# --- faults -------------------------------------------------------------------------------
+
+
+def test_the_leader_is_found_by_hint(cluster):
+    cluster.leader = 3
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+        client.put(b"k", b"v")
+    # At most one wrong guess (of a node that was connected by then), then the session, the put.
+    asked = [node for node, _ in cluster.seen]
+    assert asked[-2:] == [3, 3]
+    assert len(asked) <= 3
+
+
+def once(fate: str) -> Fate:
+    """The first put meets `fate`, everything else is served."""
+    met: list[int] = []
+
+    def decide(node: int, request: WriteRequest | ReadRequest) -> str:
+        if is_put(request) and not met:
+            met.append(node)
+            return fate
+        return "serve"
+
+    return decide
+
+
+@pytest.mark.parametrize("fate", ["busy", "drop", "mute", "twice", "lost"])
+def test_a_put_survives_and_is_applied_once(cluster, fate):
+    cluster.fate = once(fate)
+    config = ClientConfig(request_timeout_ns=50_000_000)
+    with Client(cluster.endpoints, GENEROUS_S, config) as client:
+        assert client.put(b"k", b"v") == Outcome(OutcomeCode.OK, 1)
+        assert client.put(b"other", b"v") == Outcome(OutcomeCode.OK, 2)
+    assert fate in dict((f, n) for n, f in cluster.seen)
+    assert cluster.version(b"k") == 1
+
+
+def test_the_death_of_the_leader_is_noticed_by_its_connection(cluster):
+    with Client(cluster.endpoints, 60.0, ClientConfig(request_timeout_ns=4_000_000_000)) as client:
+        client.put(b"a", b"")
+        cluster.fate = once("mute")
+        future = client.put_nowait(b"k", b"v")
+        wait_until(lambda: (1, "mute") in cluster.seen)
+        cluster.leader = 2
+        started = time.monotonic()
+        cluster.kill(1)
+        assert future.result().code == OutcomeCode.OK
+        # Long before the silence of 4 s would have been noticed.
+        assert time.monotonic() - started < 3.5
+        cluster.start(1)
+    assert cluster.version(b"k") == 1
+
+
+def test_a_node_that_comes_back_is_found_again():
+    with running(nodes=1) as cluster, Client(cluster.endpoints, GENEROUS_S) as client:
+        client.put(b"a", b"")
+        cluster.kill(1)
+        future = client.put_nowait(b"k", b"v")
+        cluster.start(1)
+        assert future.result().code == OutcomeCode.OK
+        assert cluster.version(b"k") == 1
+
+
+def test_without_a_cluster_an_operation_fails_definitely_in_time():
+    with running(nodes=2) as cluster:
+        endpoints = cluster.endpoints
+    with Client(endpoints) as client:
+        started = time.monotonic()
+        with pytest.raises(NoQuorumError, match="not connected") as caught:
+            client.put(b"k", b"v", timeout=0.2)
+        assert isinstance(caught.value, DefiniteError)
+        assert time.monotonic() - started < GENEROUS_S / 2
+
+
+def test_an_unanswered_put_fails_indefinitely(cluster):
+    cluster.fate = lambda node, request: "mute" if is_put(request) else "serve"
+    with Client(cluster.endpoints) as client, pytest.raises(IndefiniteError):
+        client.put(b"k", b"v", timeout=0.2)
+    assert cluster.version(b"k") == 1
+
+
+def test_a_foreign_cluster_is_a_definite_error(cluster):
+    foreign = Endpoints(bytes(16), cluster.endpoints.nodes)
+    with Client(foreign, GENEROUS_S) as client:
+        with pytest.raises(DefiniteError, match="FOREIGN_CLUSTER this is another cluster"):
+            client.put(b"k", b"v")
+        with pytest.raises(DefiniteError, match="FOREIGN_CLUSTER"):
+            client.get(b"k")
+
+
+def test_bounds_are_definite_errors(cluster):
+    with Client(cluster.endpoints) as client:
+        with pytest.raises(DefiniteError, match="a value of"):
+            client.put(b"k", bytes(VALUE_BYTES_MAX + 1))
+        with pytest.raises(DefiniteError, match="a key of 0 bytes"):
+            client.get(b"")
+        with pytest.raises(DefiniteError, match="there is no node 9"):
+            client.get(b"k", node=NodeId(9))
+    assert cluster.seen == []
+
+
+def test_a_full_client_refuses_definitely(cluster):
+    cluster.fate = lambda node, request: "drop"
+    with Client(cluster.endpoints, config=ClientConfig(pending_operations_max=10)) as client:
+        futures = []
+        with pytest.raises(DefiniteError, match="pending|wait for"):
+            for _ in range(21):
+                futures.append(client.put_nowait(b"k", b"v"))
+            futures[-1].result()
+    assert all(future.done() for future in futures)
+
+
+# --- futures ------------------------------------------------------------------------------
+
+
+def held(cluster: FakeCluster) -> None:
+    """Puts are applied, and answered when `cluster.released` is set."""
+    cluster.fate = lambda node, request: "hold" if is_put(request) else "serve"
+
+
+def test_a_wait_that_times_out_leaves_the_operation_running(cluster):
+    held(cluster)
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+        future = client.put_nowait(b"k", b"v")
+        with pytest.raises(TimeoutError):
+            future.result(timeout=0.01)
+        assert not future.done()
+        cluster.released.set()
+        assert future.result() == Outcome(OutcomeCode.OK, 1)
+        assert future.exception() is None
+
+
+def test_callbacks_run_once_whether_before_or_after_the_end(cluster):
+    held(cluster)
+    ran: list[object] = []
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+        future = client.put_nowait(b"k", b"v")
+        future.add_done_callback(ran.append)
+        cluster.released.set()
+        future.result()
+        future.add_done_callback(ran.append)
+    assert ran == [future, future]
+
+
+def test_a_callback_that_fails_does_not_end_the_client(cluster, caplog):
+    def fail(future):
+        raise RuntimeError("the caller's own bug")
+
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+        future = client.put_nowait(b"k", b"v")
+        future.add_done_callback(fail)
+        future.result()
+        assert client.put(b"k", b"w").code == OutcomeCode.OK
+    assert "the caller's own bug" in caplog.text
+
+
+def test_many_waiters_of_one_future_all_wake(cluster):
+    held(cluster)
+    results: list[Outcome] = []
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+        future = client.put_nowait(b"k", b"v")
+        threads = [
+            threading.Thread(target=lambda: results.append(future.result())) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        cluster.released.set()
+        for thread in threads:
+            thread.join()
+    assert results == [Outcome(OutcomeCode.OK, 1)] * 8
+
+
+def test_no_wake_up_is_lost_between_a_waiter_and_the_end():
+    """Races `result` against `complete`; a lost wake-up would hang one of the waits."""
+    from cluster.client_types import Completion, Get, Ticket
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(2_000):
+            future: ClientFuture[GetResult] = ClientFuture(Get(b"k"), 0, None)
+            completion = Completion(Ticket(1), GetResult(1, None))
+            thread = threading.Thread(target=future.complete, args=(completion,))
+            thread.start()
+            assert future.result(timeout=GENEROUS_S) == GetResult(1, None)
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_cancelled_await_does_not_disturb_the_others(cluster):
+    held(cluster)
+
+    async def story():
+        async with AsyncClient(cluster.endpoints, GENEROUS_S) as client:
+            cancelled = client.put_nowait(b"a", b"")
+            kept = client.put_nowait(b"b", b"")
+            cancelled.cancel()
+            cluster.released.set()
+            assert (await kept).code == OutcomeCode.OK
+            assert cancelled.cancelled()
+
+    asyncio.run(story())
+
+
+# --- closing ------------------------------------------------------------------------------
+
+
+def test_close_is_prompt_and_ends_what_is_pending(cluster):
+    cluster.fate = lambda node, request: "mute" if is_put(request) else "serve"
+    client = Client(cluster.endpoints, GENEROUS_S)
+    future = client.put_nowait(b"k", b"v")
+    wait_until(lambda: (1, "mute") in cluster.seen)
+    started = time.monotonic()
+    client.close()
+    assert time.monotonic() - started < 5
+    with pytest.raises(IndefiniteError, match="closed"):
+        future.result()
+    client.close()
+    with pytest.raises(DefiniteError, match="closed"):
+        client.put(b"k", b"v")
+    assert not any(thread.name == "raftdeck-client" for thread in threading.enumerate())
+
+
+def test_an_async_close_ends_what_is_pending(cluster):
+    cluster.fate = lambda node, request: "mute"
+
+    async def story():
+        client = AsyncClient(cluster.endpoints, GENEROUS_S)
+        future = client.put_nowait(b"k", b"v")
+        await client.close()
+        with pytest.raises(DefiniteError, match="closed"):
+            await future
+        with pytest.raises(DefiniteError, match="closed"):
+            await client.put(b"k", b"v")
+
+    asyncio.run(story())
+
+
+def test_no_call_is_forgotten_when_a_close_overtakes_it(cluster):
+    for _ in range(20):
+        client = Client(cluster.endpoints, GENEROUS_S)
+        futures: list[ClientFuture[Outcome]] = []
+
+        def submit(client=client, futures=futures) -> None:
+            try:
+                while True:
+                    futures.append(client.put_nowait(b"k", b""))
+            except DefiniteError:
+                return
+
+        thread = threading.Thread(target=submit)
+        thread.start()
+        wait_until(lambda futures=futures: len(futures) > 10)
+        client.close()
+        thread.join()
+        for future in futures:
+            future.exception(timeout=GENEROUS_S)
+
+
+def test_an_address_that_cannot_be_is_a_definite_error():
+    with pytest.raises(DefiniteError, match="cannot connect"):
+        Client(Endpoints(CLUSTER, {NodeId(1): f"ipc:///tmp/{'x' * 200}"}))
+
+
+def test_a_program_that_forgets_to_close_still_exits():
+    program = (
+        "from cluster.client import Client, Endpoints\n"
+        "client = Client(Endpoints(bytes(16), {1: 'ipc:///tmp/rd-nowhere.client'}))\n"
+        "client.put_nowait(b'k', b'v')\n"
+        "print('done')\n"
+    )
+    root = Path(__file__).parents[2]
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, timeout=GENEROUS_S
+    )
+    assert (run.returncode, run.stdout.strip(), run.stderr) == (0, b"done", b"")
+
+
+def test_a_group_beyond_the_first_opens_its_own_session():
+    with running(groups=2) as cluster, Client(cluster.endpoints, GENEROUS_S) as client:
+        key = next(b"k%d" % i for i in range(99) if group_of(b"k%d" % i, 2) == GroupId(1))
+        assert client.put(key, b"v") == Outcome(OutcomeCode.OK, 1)
+        assert [machine.sessions for machine in cluster.machines] == [0, 1]

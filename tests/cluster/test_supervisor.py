@@ -1,0 +1,447 @@
+"""Process supervision, with a stub in place of the node (tests/planted/stub_node.py).
+
+What is proved here is about processes, locks, sockets and frames; nothing about Raft.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import zmq
+
+from cluster.exits import CommandError, Exit
+from cluster.frames import ProcessState
+from cluster.local import LocalCluster, remove_leftovers
+from cluster.paths import control_path, list_runs, run_dir_of
+from cluster.processes import module_environment
+from cluster.spec import ClusterSpec, load_spec
+from node.identity import IDENTITY_FILE
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture
+def spec(desk, tmp_path, planted):
+    return ClusterSpec(
+        name="deck",
+        data_dir=tmp_path / "data",
+        entry_module="stub_node",
+        entry_paths=(planted,),
+        stop_timeout_ms=5_000,
+    )
+
+
+@pytest.fixture
+def cluster(spec):
+    with LocalCluster.launch(spec) as cluster:
+        cluster.wait_ready()
+        yield cluster
+
+
+def truth(cluster, node):
+    return cluster.frame().node(node).process
+
+
+def in_state(node, state):
+    return lambda frame: frame.node(node).process.state is state
+
+
+# --- what a frame says ----------------------------------------------------------------
+
+
+def test_a_frame_carries_process_truth_and_protocol_truth(cluster, spec):
+    frame = cluster.frame()
+    assert (frame.name, frame.cluster_id, frame.groups) == ("deck", spec.cluster_id, 1)
+    assert frame.supervisor_pid == cluster.supervisor_pid
+    assert [part.node for part in frame.nodes] == [1, 2, 3]
+    assert frame.leader() == 1
+    for part in frame.nodes:
+        assert part.process.state is ProcessState.RUNNING
+        assert part.process.starts == 1
+        assert part.snapshot.pid == part.process.pid
+        assert psutil.Process(part.process.pid).ppid() == cluster.supervisor_pid
+        assert part.fresh
+
+
+def test_a_subscriber_gets_ten_frames_a_second_with_rates(cluster):
+    """The stub counts 100 syncs and 1,000 entries a second of its life."""
+    stream = cluster.stream()
+    try:
+        frames = []
+        while len(frames) < 15:
+            frame = stream.newest(5)
+            assert frame is not None
+            frames.append(frame)
+    finally:
+        stream.close()
+    elapsed = (frames[-1].unix_ms - frames[0].unix_ms) / 1000
+    assert elapsed < 14 * 0.1 * 3
+    assert [f.sequence for f in frames] == sorted({f.sequence for f in frames})
+    rates = frames[-1].node(2).rates
+    assert rates.fsyncs_per_s == pytest.approx(100, rel=0.2)
+    assert rates.entries_per_fsync == pytest.approx(10, rel=0.2)
+    assert frames[-1].node(2).process.cpu_percent is not None
+    assert frames[-1].node(2).process.rss_bytes > 1 << 20
+
+
+def test_events_are_numbered_and_say_who_did_it(cluster):
+    cluster.kill("n2")
+    cluster.start("n2")
+    events = cluster.events()
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    seen = [(event.kind, event.node, event.cause) for event in events]
+    assert seen.index(("leader", 1, "system")) < seen.index(("killed", 2, "user"))
+    assert seen[-1] == ("started", 2, "user")
+    assert cluster.events(since=events[-2].sequence) == events[-1:]
+
+
+# --- actions --------------------------------------------------------------------------
+
+
+def test_a_killed_node_is_dead_on_return_and_starts_again(cluster):
+    before = truth(cluster, 1).pid
+    result = cluster.kill("leader")
+    assert (result.nodes, result.states) == ((1,), {"n1": "killed"})
+    assert not psutil.pid_exists(before)
+    killed = cluster.frame().node(1)
+    assert (killed.process.signal, killed.process.cause) == (signal.SIGKILL, "user")
+    assert (killed.process.pid, killed.snapshot) == (None, None)
+    assert cluster.start("n1").states == {"n1": "running"}
+    after = truth(cluster, 1)
+    assert after.pid != before
+    assert after.starts == 2
+
+
+def test_nobody_restarts_a_node_that_a_person_killed(cluster):
+    cluster.kill("n3")
+    stream = cluster.stream()
+    for _ in range(12):  # longer than a round of the supervisor's slowest polling
+        assert stream.newest(5).node(3).process.state is ProcessState.KILLED
+    stream.close()
+
+
+def test_a_death_that_nobody_asked_for_is_called_a_crash(cluster):
+    os.kill(truth(cluster, 2).pid, signal.SIGKILL)
+    frame = cluster.wait_for(in_state(2, ProcessState.CRASHED), 10)
+    process = frame.node(2).process
+    assert (process.signal, process.cause) == (signal.SIGKILL, "system")
+    assert "n2 crashed (signal SIGKILL)" in frame.events[-1].text
+    assert frame.events[-1].cause == "system"
+
+
+def test_a_node_that_ends_by_itself_is_not_said_to_be_stopped_by_a_person(cluster):
+    os.kill(truth(cluster, 2).pid, signal.SIGTERM)
+    frame = cluster.wait_for(in_state(2, ProcessState.STOPPED), 10)
+    assert frame.node(2).process.cause == "system"
+
+
+def test_a_paused_node_is_frozen_for_the_kernel_too(cluster):
+    pid = truth(cluster, 2).pid
+    cluster.pause("n2")
+    assert psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    assert cluster.frame().node(2).process.cause == "user"
+    cluster.resume("frozen")
+    assert psutil.Process(pid).status() != psutil.STATUS_STOPPED
+    assert truth(cluster, 2).state is ProcessState.RUNNING
+
+
+def test_a_freeze_from_outside_is_seen_and_not_blamed_on_the_user(cluster):
+    os.kill(truth(cluster, 3).pid, signal.SIGSTOP)
+    frame = cluster.wait_for(in_state(3, ProcessState.FROZEN), 10)
+    assert frame.node(3).process.cause == "system"
+    assert not frame.node(3).fresh
+
+
+def test_a_frozen_node_can_be_stopped_cleanly(cluster):
+    cluster.pause("n2")
+    assert cluster.stop("n2").states == {"n2": "stopped"}
+    assert cluster.frame().node(2).process.exit_code == 0
+
+
+def test_a_node_that_does_not_stop_is_killed_after_the_timeout(spec):
+    deaf = replace(spec, stop_timeout_ms=300, entry_options={"deaf_node": 2})
+    with LocalCluster.launch(deaf) as cluster:
+        cluster.wait_ready()
+        assert cluster.stop("all").states == {"n1": "stopped", "n2": "killed", "n3": "stopped"}
+        assert [event.node for event in cluster.events() if event.kind == "forced"] == [2]
+
+
+def test_a_restart_is_a_clean_stop_and_a_new_life(cluster):
+    cluster.kill("n3")
+    assert set(cluster.restart("all").states.values()) == {"running"}
+    assert [part.process.starts for part in cluster.frame().nodes] == [2, 2, 2]
+
+
+def test_a_slow_stop_holds_up_nobody_else(spec):
+    deaf = replace(spec, stop_timeout_ms=3_000, entry_options={"deaf_node": 2})
+    with LocalCluster.launch(deaf) as cluster, LocalCluster.attach("deck") as other:
+        cluster.wait_ready()
+        cluster._control._socket.send(_raw_act("stop", "n2"))
+        assert cluster_is_busy(other)
+        assert other.kill("n3").states == {"n3": "killed"}
+        assert truth(other, 2).state is ProcessState.RUNNING
+
+
+def _raw_act(action, selector):
+    from node.admin import encode_request
+
+    return encode_request(10_000, "act", {"action": action, "selector": selector})
+
+
+def cluster_is_busy(cluster):
+    """A fresh frame is answered after the stop was taken: requests are read in order."""
+    return cluster.frame().node(2).process.state is ProcessState.RUNNING
+
+
+def test_what_does_not_apply_is_refused_and_says_why(cluster):
+    cluster.kill("n2")
+    with pytest.raises(CommandError, match="n2 is killed; nothing to do") as caught:
+        cluster.kill("n2")
+    assert caught.value.exit_code is Exit.FAILED
+    result = cluster.stop("all")
+    assert result.nodes == (1, 3)
+    assert result.notes == ("n2 skipped: killed",)
+
+
+def test_an_unknown_selector_and_an_unknown_action_are_usage_errors(cluster):
+    for attempt in (lambda: cluster.kill("n9"), lambda: cluster._act("hug", "n1", None)):
+        with pytest.raises(CommandError, match="valid are") as caught:
+            attempt()
+        assert caught.value.exit_code is Exit.USAGE
+
+
+def test_random_draws_among_those_to_whom_the_verb_applies(cluster):
+    cluster.kill("n1,n2")
+    result = cluster.kill("random", seed=5)
+    assert result.nodes == (3,)
+    assert result.notes == ("random picked n3 (--seed 5)",)
+    assert cluster.start("random").nodes[0] in (1, 2, 3)
+
+
+# --- failures at the start ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("node_exit", "verb_exit"),
+    [(65, Exit.FAILED), (74, Exit.FAILED), (75, Exit.UNFIT), (76, Exit.UNFIT), (78, Exit.USAGE)],
+)
+def test_a_node_that_cannot_start_reports_its_own_error(spec, node_exit, verb_exit):
+    broken = replace(spec, entry_options={"exit_node": 2, "exit_code": node_exit})
+    with LocalCluster.launch(broken) as cluster:
+        with pytest.raises(CommandError, match=r"n2 ended with .*bad CRC at byte 8192") as caught:
+            cluster.wait_ready()
+        assert caught.value.exit_code is verb_exit
+        process = cluster.frame().node(2).process
+        assert (process.state, process.exit_code) == (ProcessState.CRASHED, node_exit)
+        assert process.last_log[-2:] == (
+            "line before",
+            "segment 00000001.wal: bad CRC at byte 8192",
+        )
+        with pytest.raises(CommandError, match="bad CRC at byte 8192") as caught:
+            cluster.start("n2")
+        assert caught.value.exit_code is verb_exit
+        assert truth(cluster, 1).state is ProcessState.RUNNING
+
+
+def test_an_entry_module_that_does_not_exist_is_reported(spec):
+    with LocalCluster.launch(replace(spec, entry_module="no_such_module")) as cluster:
+        with pytest.raises(CommandError, match="No module named no_such_module"):
+            cluster.wait_ready()
+
+
+def test_a_directory_of_another_node_or_cluster_is_refused_and_left_alone(spec):
+    with LocalCluster.launch(spec) as cluster:
+        cluster.wait_ready()
+    identities = [spec.node_dir(n) / IDENTITY_FILE for n in (1, 2)]
+    texts = [path.read_text() for path in identities]
+    for wrong, words in (
+        (json.loads(texts[1]) | {"node": 1}, "belongs to node n1, not to n2"),
+        (json.loads(texts[1]) | {"cluster_id": "f" * 32}, "belongs to cluster ffff"),
+    ):
+        identities[1].write_text(json.dumps(wrong))
+        with LocalCluster.launch(spec) as cluster, pytest.raises(CommandError, match=words) as e:
+            cluster.wait_ready()
+        assert e.value.exit_code is Exit.USAGE
+        assert json.loads(identities[1].read_text()) == wrong
+    identities[1].write_text(texts[1])
+    with LocalCluster.launch(spec) as cluster:
+        cluster.wait_ready()
+
+
+# --- locks and leftovers --------------------------------------------------------------
+
+
+def test_a_data_directory_has_one_cluster_and_the_error_names_it(cluster, spec):
+    before = sorted(path for path in spec.data_dir.rglob("*"))
+    with pytest.raises(CommandError, match="data directory in use") as caught:
+        LocalCluster.launch(replace(spec, name="other"))
+    assert caught.value.exit_code is Exit.UNFIT
+    assert f"cluster 'deck' (supervisor pid {cluster.supervisor_pid})" in str(caught.value)
+    assert sorted(path for path in spec.data_dir.rglob("*")) == before
+    assert [run.name for run in list_runs()] == ["deck"]
+    assert cluster.frame().healthy() == (1, 2, 3)
+
+
+def test_a_name_is_used_once_and_the_error_names_its_holder(cluster, spec, tmp_path):
+    with pytest.raises(CommandError, match="cluster 'deck' runs already") as caught:
+        LocalCluster.launch(replace(spec, data_dir=tmp_path / "elsewhere"))
+    assert caught.value.exit_code is Exit.UNFIT
+    assert cluster.frame().healthy() == (1, 2, 3)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_directory_of_something_else_is_refused_and_left_alone(spec):
+    spec.data_dir.mkdir()
+    (spec.data_dir / "thesis.tex").write_text("ten years")
+    with pytest.raises(CommandError, match=r"thesis\.tex") as caught:
+        LocalCluster.launch(spec)
+    assert caught.value.exit_code is Exit.USAGE
+    assert [path.name for path in spec.data_dir.iterdir()] == ["thesis.tex"]
+    assert list_runs() == []
+
+
+def test_down_leaves_no_process_socket_or_lock_and_all_the_data(spec, desk, living):
+    cluster = LocalCluster.launch_detached(spec)
+    cluster.wait_ready()
+    cluster.pause("n3")
+    pids = [part.process.pid for part in cluster.frame().nodes]
+    cluster.down()
+    cluster.close()
+    assert not [pid for pid in (*pids, cluster.supervisor_pid) if psutil.pid_exists(pid)]
+    assert living(str(desk)) == []
+    assert list((desk / "raftdeck").iterdir()) == []
+    assert not (spec.data_dir / "LOCK").exists()
+    assert load_spec(spec.data_dir) == spec
+    with pytest.raises(CommandError, match="no cluster is running") as caught:
+        LocalCluster.attach()
+    assert caught.value.exit_code is Exit.NO_CLUSTER
+
+
+def test_a_killed_supervisor_takes_every_node_with_it_even_frozen_ones(
+    spec, desk, living, eventually
+):
+    cluster = LocalCluster.launch_detached(spec)
+    cluster.wait_ready()
+    cluster.pause("n2,n3")
+    assert len(living(str(desk))) == 4
+    os.kill(cluster.supervisor_pid, signal.SIGKILL)
+    assert eventually(lambda: not living(str(desk))), living(str(desk))
+    os.waitpid(cluster.supervisor_pid, 0)
+    with pytest.raises(CommandError) as caught:
+        cluster.frame()
+    assert caught.value.exit_code is Exit.NO_CLUSTER
+    cluster.close()
+    [run] = list_runs()
+    assert run.leftover
+    with LocalCluster.launch(spec) as again:
+        assert again.wait_ready().leader() == 1
+
+
+def test_leftovers_of_dead_supervisors_are_removed_by_name(spec, desk, living, eventually):
+    cluster = LocalCluster.launch_detached(spec)
+    cluster.close()
+    os.kill(cluster.supervisor_pid, signal.SIGKILL)
+    assert eventually(lambda: not living(str(desk)))
+    os.waitpid(cluster.supervisor_pid, 0)
+    assert remove_leftovers() == ["deck"]
+    assert list_runs() == []
+
+
+LAUNCHER = """
+import sys, time
+from pathlib import Path
+from cluster.local import LocalCluster
+from cluster.spec import ClusterSpec
+cluster = LocalCluster.launch(ClusterSpec.from_json(sys.argv[1], Path(sys.argv[2])))
+cluster.wait_ready()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_cluster_ends_cleanly_with_its_launcher_however_that_dies(
+    spec, desk, living, eventually, number
+):
+    launcher = subprocess.Popen(
+        [sys.executable, "-P", "-c", LAUNCHER, spec.to_json(), str(spec.data_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=module_environment(),
+    )
+    with launcher:
+        assert launcher.stdout.readline() == b"ready\n"
+        launcher.send_signal(number)
+    assert eventually(lambda: not living(str(desk)) and not list_runs())
+    for node in spec.node_ids:
+        assert b"stopped (exit 0" in (spec.node_dir(node) / "node.log").read_bytes()
+
+
+def test_a_detached_cluster_outlives_its_launcher(spec):
+    program = LAUNCHER.replace("launch(", "launch_detached(").replace("sys.stdin.read()", "")
+    subprocess.run(
+        [sys.executable, "-P", "-c", program, spec.to_json(), str(spec.data_dir)],
+        env=module_environment(),
+        check=True,
+        timeout=30,
+    )
+    with LocalCluster.attach(str(spec.data_dir)) as cluster:
+        assert cluster.frame().healthy() == (1, 2, 3)
+        cluster.down()
+
+
+# --- robustness -----------------------------------------------------------------------
+
+
+def test_garbage_on_the_control_socket_is_dropped(cluster):
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(f"ipc://{control_path(run_dir_of('deck'))}")
+        for number in range(200):
+            socket.send(os.urandom(number))
+        socket.send_multipart([b"", b"", b""])
+    for verb, args in (
+        ("hug", {}),
+        ("events", {"since": "x"}),
+        ("act", {"action": "kill", "selector": "n1", "seed": "x"}),
+        ("act", {}),
+    ):
+        with pytest.raises(CommandError) as caught:
+            cluster._control.request(verb, args)
+        assert caught.value.exit_code is Exit.USAGE
+    assert cluster.frame().healthy() == (1, 2, 3)
+
+
+def test_a_nodes_log_is_bounded(spec, eventually):
+    noisy = replace(spec, nodes=1, entry_options={"noise_bytes": 5 << 20})
+    with LocalCluster.launch(noisy) as cluster:
+        cluster.wait_ready()
+        path = spec.node_dir(1) / "node.log"
+        assert eventually(lambda: path.stat().st_size < 1 << 20)
+        assert path.with_name("node.log.1").stat().st_size >= 5 << 20
+        cluster.restart("n1")
+        assert path.stat().st_size < 6 << 20
+
+
+def test_fifteen_nodes_come_and_go(spec, desk, living):
+    with LocalCluster.launch(replace(spec, nodes=15)) as cluster:
+        assert len(cluster.wait_ready().healthy()) == 15
+        assert len(cluster.kill("minority").nodes) == 7
+        assert len(cluster.start("down").nodes) == 7
+    assert living(str(desk)) == []
+
+
+def test_data_survives_from_one_up_to_the_next(spec):
+    with LocalCluster.launch(spec) as cluster:
+        cluster.wait_ready()
+    kept = {path: path.read_bytes() for path in Path(spec.data_dir).rglob(IDENTITY_FILE)}
+    assert len(kept) == 3
+    with LocalCluster.launch(load_spec(spec.data_dir)) as cluster:
+        cluster.wait_ready()
+        assert all(path.read_bytes() == text for path, text in kept.items())

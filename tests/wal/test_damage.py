@@ -1,0 +1,169 @@
+"""Damage that a crash cannot explain is refused, and nothing is changed (ARCHITECTURE §5)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.wal.crashfs import CrashFilesystem
+from tests.wal.support import (
+    DIRECTORY,
+    IDENTITY,
+    batch,
+    fill_segments,
+    open_log,
+    opened,
+    spans,
+    wal_names,
+)
+from wal import CorruptLogError, IdentityMismatchError, LogIdentity, hard_state_record
+
+SEGMENTS = [f"{DIRECTORY}/{number:08d}.wal" for number in range(12)]
+
+
+def three_segments() -> CrashFilesystem:
+    """A log of three segments that ended without a clean stop."""
+    fs = CrashFilesystem()
+    with opened(fs) as log:
+        log.append([hard_state_record(0, 7, 2)])
+        fill_segments(log, 1, 20)
+    assert wal_names(fs) == ["00000001.wal", "00000002.wal", "00000003.wal"]
+    return fs
+
+
+def refused(fs: CrashFilesystem) -> CorruptLogError:
+    """Open a damaged log, and see that it is refused and left as it is."""
+    before = {name: fs.read(f"{DIRECTORY}/{name}") for name in wal_names(fs)}
+    with pytest.raises(CorruptLogError) as caught:
+        open_log(fs)
+    assert {name: fs.read(f"{DIRECTORY}/{name}") for name in wal_names(fs)} == before
+    assert not fs.handles, "a failed open leaves no file open"
+    assert not fs.locked, "a failed open leaves no lock behind"
+    return caught.value
+
+
+def test_a_missing_middle_segment_is_corruption() -> None:
+    fs = three_segments()
+    fs.vanish(SEGMENTS[2])
+    error = refused(fs)
+    assert error.position >> 32 == 1
+    assert error.evidence == 3 << 32
+
+
+def test_a_missing_first_segment_is_corruption() -> None:
+    fs = three_segments()
+    fs.vanish(SEGMENTS[1])
+    assert "entries 1 to" in refused(fs).reason
+
+
+def test_a_missing_first_segment_is_noticed_even_if_nothing_of_the_group_follows() -> None:
+    fs = CrashFilesystem()
+    with opened(fs) as log:
+        log.append([batch(1, 5, group=4)])
+        fill_segments(log, 1, 10)
+    fs.vanish(SEGMENTS[1])
+    fs.put(SEGMENTS[3], b"")  # an unstarted one, as a crash may leave it
+    assert "group 4: entries 1 to 5 are missing" in refused(fs).reason or "group 0" in refused(fs).reason
+
+
+def test_a_group_that_lived_only_in_the_missing_first_segment_is_noticed() -> None:
+    fs = CrashFilesystem()
+    with opened(fs) as log:
+        log.append([batch(1, 5, group=4)])
+        fill_segments(log, 1, 10)
+        log.release(0, 10, 1)
+    fs.vanish(SEGMENTS[1])
+    assert "group 4: entries 1 to 5 are missing" in refused(fs).reason
+
+
+def test_segments_that_a_release_freed_are_not_missed() -> None:
+    fs = CrashFilesystem()
+    with opened(fs) as log:
+        log.append([hard_state_record(4, 9, 1), batch(1, 5, group=4)])
+        fill_segments(log, 1, 10)
+        log.release(4, 5, 1)
+        log.release(0, 10, 1)
+    assert SEGMENTS[1].rsplit("/")[-1] not in wal_names(fs)
+    _, found = open_log(fs)
+    assert spans(found, 4) == []
+    assert (found.groups[4].term, found.groups[4].vote) == (9, 1)
+    assert (found.groups[4].released_index, found.groups[4].released_term) == (5, 1)
+
+
+def test_a_damaged_checkpoint_of_the_oldest_segment_is_corruption_once_older_ones_are_gone() -> None:
+    """Segment 1 was given back, so the checkpoint that replaces it was durable."""
+    fs = CrashFilesystem()
+    with opened(fs) as log:
+        log.append([hard_state_record(0, 7, 2)])
+        last = fill_segments(log, 1, 8) - 1
+        log.release(0, last, 1)
+    oldest = wal_names(fs)[0]
+    assert oldest == "00000002.wal"
+    for name in wal_names(fs):
+        if name != oldest and name.endswith(".wal"):
+            fs.vanish(f"{DIRECTORY}/{name}")
+    # Leave one flush group only: the rest is as if it had never been written.
+    data = bytearray(fs.read(f"{DIRECTORY}/{oldest}"))
+    data[40] ^= 1
+    data[96 + 200 :] = bytes(len(data) - 96 - 200)
+    fs.put(f"{DIRECTORY}/{oldest}", bytes(data))
+    assert refused(fs).position == 2 << 32
+
+
+def test_a_later_segment_of_another_node_is_named_as_such() -> None:
+    fs, foreign = three_segments(), CrashFilesystem()
+    log, _ = open_log(foreign, identity=LogIdentity(IDENTITY.cluster_id, 2))
+    fill_segments(log, 1, 20)
+    log.abort()
+    fs.put(SEGMENTS[3], foreign.read(SEGMENTS[3]))
+    with pytest.raises(IdentityMismatchError, match=r"00000003.wal belongs to node n2"):
+        open_log(fs)
+    assert fs.read(SEGMENTS[3]) == foreign.read(SEGMENTS[3])
+
+
+def test_a_later_segment_of_another_time_is_not_removed() -> None:
+    """Its checkpoint continues a shorter log: no frame in it proves anything, none is thrown away."""
+    fs, other = three_segments(), CrashFilesystem()
+    with opened(other) as log:
+        fill_segments(log, 1, 14, size=8600)
+    fs.put(SEGMENTS[3], other.read(SEGMENTS[3]))
+    assert refused(fs).evidence == 3 << 32
+
+
+def test_a_first_segment_of_another_node_is_named_as_such() -> None:
+    fs = three_segments()
+    with pytest.raises(IdentityMismatchError):
+        open_log(fs, identity=LogIdentity(bytes(16), 3))
+    assert not fs.handles
+    assert not fs.locked
+
+
+def test_frames_behind_a_clean_stop_are_refused() -> None:
+    """A copy of an older SEALED cannot make a longer log pass as cleanly stopped."""
+    fs = CrashFilesystem()
+    log, _ = open_log(fs)
+    log.append([batch(1)])
+    log.seal_and_close()
+    sealed = fs.read(f"{DIRECTORY}/SEALED")
+    with opened(fs) as log:
+        log.append([batch(2)])
+    fs.put(f"{DIRECTORY}/SEALED", sealed)
+    assert "clean stop" in refused(fs).reason
+
+
+def test_a_damaged_checkpoint_cannot_hide_the_later_jobs_of_its_segment() -> None:
+    """The first sector shows an older use of the file; what follows it is still evidence."""
+    fs = CrashFilesystem()
+    with opened(fs) as log:
+        last = fill_segments(log, 1, 16)
+        log.release(0, last - 1, 1)
+        fill_segments(log, last, 8)
+    newest = [name for name in wal_names(fs) if name.endswith(".wal")][-1]
+    assert newest == "00000004.wal"
+    old = bytearray(fs.read(f"{DIRECTORY}/{newest}"))
+    stale = CrashFilesystem()
+    with opened(stale) as log:
+        fill_segments(log, 1, 3)
+    first = stale.read(SEGMENTS[1])
+    old[:4096] = first[:4096]
+    fs.put(f"{DIRECTORY}/{newest}", bytes(old))
+    assert refused(fs).evidence is not None

@@ -1,0 +1,66 @@
+"""A write-ahead log: frames, segments and group commit. It knows nothing of Raft.
+
+Start with `Log.open`; the byte layouts are in `wal.frame` and `wal.segment`, the write path in
+`wal.committer`, the reading path in `wal.recovery`.
+"""
+
+from wal.committer import AppendHandle, Committer, CommitterState, Job
+from wal.driver import Driver, InlineDriver, JobRunner, SegmentIO, ThreadDriver
+from wal.errors import (
+    CorruptLogError,
+    DiskFullError,
+    FrameError,
+    IdentityMismatchError,
+    LockedError,
+    NewerFormatError,
+    PoisonedLogError,
+    RecordTooLargeError,
+    WalError,
+)
+from wal.filesystem import File, Filesystem, OsFilesystem
+from wal.frame import Kind, Record, RecordHeader, batch_record, hard_state_record
+from wal.log import Log, LogStats, OpenOptions, inline_driver, thread_driver
+from wal.policy import SyncPolicy
+from wal.recovery import BatchRef, GroupLog, Recovered, TornTail, recover
+from wal.segment import LogIdentity
+
+__all__ = [
+    "AppendHandle",
+    "BatchRef",
+    "Committer",
+    "CommitterState",
+    "CorruptLogError",
+    "DiskFullError",
+    "Driver",
+    "File",
+    "Filesystem",
+    "FrameError",
+    "GroupLog",
+    "IdentityMismatchError",
+    "InlineDriver",
+    "Job",
+    "JobRunner",
+    "Kind",
+    "LockedError",
+    "Log",
+    "LogIdentity",
+    "LogStats",
+    "NewerFormatError",
+    "OpenOptions",
+    "OsFilesystem",
+    "PoisonedLogError",
+    "Record",
+    "RecordHeader",
+    "RecordTooLargeError",
+    "Recovered",
+    "SegmentIO",
+    "SyncPolicy",
+    "ThreadDriver",
+    "TornTail",
+    "WalError",
+    "batch_record",
+    "hard_state_record",
+    "inline_driver",
+    "recover",
+    "thread_driver",
+]

@@ -1,0 +1,300 @@
+"""A write-ahead log: open, append, read back, release, stop. The package's front door.
+
+log, found = Log.open(OsFilesystem(), "/data/n1/wal", LogIdentity(cluster_id, 1))
+handle = log.append([batch_record(0, term, index, entries)])
+handle.wait()                       # durable
+log.release(0, index, term)         # nothing up to index is needed any more
+log.seal_and_close()
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from wal.checksum import crc32c
+from wal.committer import AppendHandle, Committer, CommitterState, GroupTail, Head
+from wal.driver import Driver, InlineDriver, JobRunner, OnComplete, SegmentIO, ThreadDriver
+from wal.errors import CorruptLogError, FrameError
+from wal.filesystem import File, Filesystem, Lock
+from wal.frame import (
+    FRAME_BYTES_MIN,
+    HEADER_BYTES,
+    PREFIX_BYTES,
+    Kind,
+    Record,
+    RecordHeader,
+    decode_prefix,
+    record_of,
+    release_record,
+)
+from wal.policy import SyncPolicy
+from wal.pool import Spare
+from wal.recovery import BatchRef, Recovered, cut, recover, write_sealed
+from wal.segment import (
+    LOCK_NAME,
+    SEALED_NAME,
+    LogIdentity,
+    number_of_position,
+    offset_of_position,
+    segment_name,
+    spare_number,
+)
+
+__all__ = ["Log", "LogStats", "OpenOptions", "inline_driver", "thread_driver"]
+
+READERS_MAX: Final = 16
+"""Segments kept open for reading: 1 GiB of followers' backlog at 64 MiB each."""
+
+MakeDriver = Callable[[JobRunner, OnComplete], Driver]
+
+
+def thread_driver(runner: JobRunner, on_complete: OnComplete) -> Driver:
+    """Drive the log with a thread of its own (the default)."""
+    return ThreadDriver(runner, on_complete)
+
+
+def inline_driver(runner: JobRunner, on_complete: OnComplete) -> Driver:
+    """Drive the log in the caller of `append`."""
+    return InlineDriver(runner, on_complete)
+
+
+def _no_clock() -> int:
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOptions:
+    """How to open a log."""
+
+    policy: SyncPolicy = field(default_factory=SyncPolicy)
+    make_driver: MakeDriver = thread_driver
+    draw_uid: Callable[[], int] = lambda: secrets.randbits(64)
+    """A fresh random u64 per segment use; the simulator draws it from its seed."""
+    clock: Callable[[], int] = _no_clock
+    """A monotonic clock in ns, for latencies only; without one they read 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogStats:
+    """What a log did since it was opened; latencies in ns over the last 512 jobs."""
+
+    syncs: int
+    jobs: int
+    frames: int
+    entries: int
+    bytes_written: int
+    queued_bytes: int
+    segments: int
+    spares: int
+    head: int
+    durable: int
+    sync_p50_ns: int
+    sync_p99_ns: int
+    disk_full: bool
+
+
+class Log:
+    """An open log. One writer per directory; `append` and `read` from one thread."""
+
+    def __init__(self, fs: Filesystem, directory: str, lock: Lock, runner: JobRunner) -> None:
+        """Use `Log.open`."""
+        self.directory = directory
+        self.on_complete: OnComplete = lambda handles: None
+        """Called with completed (or failed) handles, on the driver's thread."""
+        self._fs = fs
+        self._lock = lock
+        self._runner = runner
+        self._committer = runner.committer
+        self._driver: Driver | None = None
+        self._readers: OrderedDict[int, File] = OrderedDict()
+
+    @classmethod
+    def open(
+        cls,
+        fs: Filesystem,
+        directory: str,
+        identity: LogIdentity,
+        options: OpenOptions | None = None,
+    ) -> tuple[Log, Recovered]:
+        """Lock, recover and open a directory (created if absent); return the log and what it held.
+
+        Raises LockedError, CorruptLogError, IdentityMismatchError, NewerFormatError, OSError; the
+        directory is then unchanged and unlocked.
+        """
+        options = options or OpenOptions()
+        fs.mkdirs(directory)
+        lock = fs.lock(f"{directory}/{LOCK_NAME}")
+        try:
+            found = recover(fs, directory, identity)
+            _settle_end(fs, found)
+            committer = _committer_at(fs, found, identity, options)
+            runner = JobRunner(committer, SegmentIO(fs, directory), options.clock)
+            log = cls(fs, directory, lock, runner)
+            log._driver = options.make_driver(runner, log._completed)
+            log.append([record_of(RecordHeader(Kind.OPEN))], context=_INTERNAL)
+        except BaseException:
+            lock.release()
+            raise
+        return log, found
+
+    def append(self, records: Sequence[Record], context: object = None) -> AppendHandle:
+        """Queue records, in order, behind all earlier ones; the handle says when they are durable.
+
+        A handle with a `context` completes through `on_complete`, one without by `wait`. Raises
+        PoisonedLogError, DiskFullError (too much waits already), RecordTooLargeError.
+        """
+        assert self._driver is not None
+        return self._driver.submit(lambda: self._committer.submit(records, context))
+
+    def release(self, group: int, index: int, term: int) -> AppendHandle:
+        """Record that `group` needs nothing up to `index`; frees segments once it is durable."""
+        return self.append([release_record(group, index, term)], context=_INTERNAL)
+
+    def read(self, group: int, ref: BatchRef) -> Record:
+        """Read a durable batch back; both CRCs and its place are checked.
+
+        Raises CorruptLogError; never returns damaged bytes.
+        """
+        number, offset = number_of_position(ref.position), offset_of_position(ref.position)
+        data = self._reader(number).pread(FRAME_BYTES_MIN + ref.size, offset)
+        view = memoryview(data)
+        try:
+            decode_prefix(view[:FRAME_BYTES_MIN])
+            header = RecordHeader.unpack(view[PREFIX_BYTES:FRAME_BYTES_MIN])
+        except FrameError as error:
+            raise CorruptLogError(self.directory, ref.position, str(error)) from None
+        found = (header.group, header.term, header.base_index, header.payload_len)
+        if found != (group, ref.term, ref.base_index, ref.size):
+            raise CorruptLogError(self.directory, ref.position, "another record stands here")
+        body = view[FRAME_BYTES_MIN:]
+        computed = crc32c(body)
+        if computed != header.payload_crc:
+            reason = f"body CRC (stored {header.payload_crc:08x}, computed {computed:08x})"
+            raise CorruptLogError(self.directory, ref.position, reason)
+        return Record(bytes(view[PREFIX_BYTES : PREFIX_BYTES + HEADER_BYTES]), body)
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether a job waits for space; see `retry`."""
+        return self._committer.state is CommitterState.FULL
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes submitted and not yet durable."""
+        return self._committer.queued_bytes
+
+    def retry(self) -> None:
+        """Try a job that found no space again; the caller decides how often."""
+        assert self._driver is not None
+        self._driver.retry()
+
+    def stats(self) -> LogStats:
+        """Return counters and latencies."""
+        runner, committer = self._runner, self._committer
+        head = committer.head
+        return LogStats(
+            syncs=runner.syncs,
+            jobs=runner.jobs,
+            frames=runner.frames,
+            entries=runner.entries,
+            bytes_written=runner.bytes_written,
+            queued_bytes=committer.queued_bytes,
+            segments=head.number - head.oldest + 1 if head.number else 0,
+            spares=len(committer.pool),
+            head=head.position,
+            durable=head.durable,
+            sync_p50_ns=runner.times.quantile(0.5),
+            sync_p99_ns=runner.times.quantile(0.99),
+            disk_full=self.disk_full,
+        )
+
+    def seal_and_close(self) -> None:
+        """Stop cleanly: everything queued is durable, and so is the fact that it ended here.
+
+        After it, damage of any byte of the log is recognised as corruption. A log that waits for
+        space or is poisoned is closed without a seal.
+        """
+        assert self._driver is not None
+        running = self._committer.state is CommitterState.RUNNING
+        if running:
+            self.append([record_of(RecordHeader(Kind.SEAL))], context=_INTERNAL)
+        self._driver.close()
+        head = self._committer.head
+        if self._committer.state is CommitterState.RUNNING and head.durable == head.position:
+            write_sealed(self._fs, self.directory, head.position)
+        self._release()
+
+    def abort(self) -> None:
+        """Close without a seal, as after a crash; what is queued may or may not be written."""
+        assert self._driver is not None
+        self._driver.close()
+        self._release()
+
+    def _release(self) -> None:
+        for file in self._readers.values():
+            file.close()
+        self._readers.clear()
+        self._lock.release()
+
+    def _completed(self, handles: Sequence[AppendHandle]) -> None:
+        ours = [h for h in handles if h.context is not _INTERNAL or h.error is not None]
+        if ours:
+            self.on_complete(ours)
+
+    def _reader(self, number: int) -> File:
+        file = self._readers.get(number)
+        if file is None:
+            file = self._fs.open_read(f"{self.directory}/{segment_name(number)}")
+            self._readers[number] = file
+            if len(self._readers) > READERS_MAX:
+                self._readers.popitem(last=False)[1].close()
+        else:
+            self._readers.move_to_end(number)
+        return file
+
+
+_INTERNAL: Final = object()
+"""Context of the log's own records: nobody waits for them."""
+
+
+def _settle_end(fs: Filesystem, found: Recovered) -> None:
+    """Cut what was never acknowledged, then forget the clean stop; durable before any append."""
+    if not found.sealed:
+        cut(fs, found)
+    sealed = f"{found.directory}/{SEALED_NAME}"
+    if fs.exists(sealed):
+        fs.unlink(sealed)
+        fs.sync_dir(found.directory)
+
+
+def _committer_at(
+    fs: Filesystem, found: Recovered, identity: LogIdentity, options: OpenOptions
+) -> Committer:
+    """Return a committer that continues where the log ends."""
+    groups = {
+        number: GroupTail(log.term, log.vote, log.config, log.released_index, log.released_term)
+        for number, log in found.groups.items()
+    }
+    for number, log in found.groups.items():
+        for ref in log.batches:
+            groups[number].live.append((ref.base_index, ref.last_index, ref.position))
+    head = Head(sequence=found.sequence)
+    sizes = dict(found.segments)
+    if found.number:
+        head.number, head.uid = found.number, found.uid
+        head.offset = offset_of_position(found.end)
+        head.filled_to = sizes.pop(found.number) if found.sealed else head.offset
+        head.durable = found.end
+        head.oldest = min(found.segments)
+    committer = Committer(options.policy, identity, head, groups, options.draw_uid)
+    committer.segment_sizes = sizes
+    for name in fs.listdir(found.directory):
+        if spare_number(name) is not None:
+            file = fs.open_read(f"{found.directory}/{name}")
+            committer.pool.add(Spare(name, file.size()))
+            file.close()
+    return committer

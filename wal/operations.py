@@ -1,0 +1,86 @@
+"""What a committer asks of a disk: small typed operations, performed one by one by a driver.
+
+A crash may happen between any two. Each may be repeated after it failed half-way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wal.frame import Buffer
+
+__all__ = [
+    "Allocate",
+    "Create",
+    "Operation",
+    "Rename",
+    "Sync",
+    "SyncDir",
+    "Unlink",
+    "Write",
+    "ZeroFill",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Make a new, empty file; repeating it on an existing one empties it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """Rename a file (a spare becomes a segment, a segment a spare)."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unlink:
+    """Remove a file."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SyncDir:
+    """Make the directory's names durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroFill:
+    """Write zeros ahead of the head."""
+
+    name: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allocate:
+    """Reserve blocks without writing them."""
+
+    name: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Write frames at the head."""
+
+    name: str
+    offset: int
+    buffers: tuple[Buffer, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Make the segment's content durable; the job's records are durable after it."""
+
+    name: str
+
+
+Operation = Create | Rename | Unlink | SyncDir | ZeroFill | Allocate | Write | Sync

@@ -1,0 +1,55 @@
+"""Released segments that wait for reuse: overwriting a recycled file changes no metadata.
+
+Measured on ext4 (CALIBRATION): recycled or zero-filled files sync 1.8 to 2.8 times as often as
+appended or fallocated ones at 4 to 64 KiB.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from wal.operations import Rename, Unlink
+from wal.segment import segment_name, spare_name
+
+__all__ = ["Spare", "SparePool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """One spare file; `size` bytes of it can be overwritten in place."""
+
+    name: str
+    size: int
+
+
+class SparePool:
+    """The spare files of one log, oldest first; at most `spares_max`, the rest is removed."""
+
+    __slots__ = ("_spares", "_spares_max")
+
+    def __init__(self, spares_max: int) -> None:
+        """Start empty; recovery adds what it found."""
+        self._spares: deque[Spare] = deque()
+        self._spares_max = spares_max
+
+    def __len__(self) -> int:
+        """Return how many spares there are."""
+        return len(self._spares)
+
+    def add(self, spare: Spare) -> None:
+        """Add a file that recovery found."""
+        self._spares.append(spare)
+
+    def take(self) -> Spare | None:
+        """Take the oldest spare, if there is one."""
+        return self._spares.popleft() if self._spares else None
+
+    def retire(self, number: int, size: int) -> Rename | Unlink:
+        """Return the operation that gives a released segment back: reuse it or remove it."""
+        name = segment_name(number)
+        if len(self._spares) >= self._spares_max:
+            return Unlink(name)
+        spare = Spare(spare_name(number), size)
+        self._spares.append(spare)
+        return Rename(name, spare.name)
