@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import click
 
 from cluster.exits import CommandError, Exit
-from cluster.paths import config_path
-from cluster.settings import SETTINGS_BY_NAME, read_settings
 
 if TYPE_CHECKING:
     from cluster.local import LocalCluster
@@ -55,6 +53,9 @@ class State:
 
     def file_settings(self) -> dict[str, Any]:
         """Return the settings of the TOML file."""
+        from cluster.paths import config_path
+        from cluster.settings import read_settings
+
         return read_settings(self.config or config_path(), required=self.config is not None)
 
 
@@ -125,6 +126,8 @@ class Verb(click.Command):
         **extra: Any,
     ) -> click.Context:
         """Put the file's settings below flags and environment."""
+        from cluster.settings import SETTINGS_BY_NAME
+
         state = parent.find_object(State) if parent is not None else None
         if state is not None and any(p.name in SETTINGS_BY_NAME for p in self.params):
             extra.setdefault("default_map", state.file_settings())
@@ -158,6 +161,8 @@ def _debug_option(function: _Function) -> _Function:
 
 def setting_option(name: str, *short: str) -> Callable[[_Function], _Function]:
     """Declare an option that is a setting (`cluster.settings`)."""
+    from cluster.settings import SETTINGS_BY_NAME
+
     setting = SETTINGS_BY_NAME[name]
     kind: Any = click.Choice(setting.choices) if setting.choices else setting.kind
     return click.option(

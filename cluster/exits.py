@@ -40,8 +40,10 @@ class CommandError(Exception):
         """Rebuild an error that a supervisor sent; never raises."""
         if not isinstance(payload, Mapping):
             return cls(Exit.FAILED, str(payload))
-        by_number = {int(member): member for member in Exit}
-        return cls(by_number.get(payload.get("exit", 1), Exit.FAILED), str(payload.get("text")))
+        code = payload.get("exit")
+        members = {int(member): member for member in Exit}
+        known = members.get(code, Exit.FAILED) if type(code) is int else Exit.FAILED
+        return cls(known, str(payload.get("text")))
 
 
 _OF_NODE: Final[Mapping[int, Exit]] = {

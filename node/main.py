@@ -35,7 +35,6 @@ from wal import (
     OsFilesystem,
     PoisonedLogError,
     Recovered,
-    SyncPolicy,
     WalError,
 )
 
@@ -117,12 +116,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _open_log(config: NodeConfig, filesystem: Filesystem) -> tuple[Log, Recovered]:
-    policy = SyncPolicy(
-        segment_bytes=config.wal.segment_bytes,
-        fill_step_bytes=config.wal.fill_step_bytes,
-        prepare=config.wal.prepare,
-    )
-    options = OpenOptions(policy=policy, clock=time.monotonic_ns)
+    options = OpenOptions(policy=config.wal, clock=time.monotonic_ns)
     identity = LogIdentity(config.cluster_id_bytes, config.node)
     return Log.open(filesystem, str(config.wal_dir), identity, options)
 

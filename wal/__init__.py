@@ -7,6 +7,7 @@ Start with `Log.open`; the byte layouts are in `wal.frame` and `wal.segment`, th
 from wal.committer import AppendHandle, Committer, CommitterState, Job
 from wal.driver import Driver, InlineDriver, JobRunner, SegmentIO, ThreadDriver
 from wal.errors import (
+    ClosedLogError,
     CorruptLogError,
     DiskFullError,
     FrameError,
@@ -15,6 +16,7 @@ from wal.errors import (
     NewerFormatError,
     PoisonedLogError,
     RecordTooLargeError,
+    ReleasedError,
     WalError,
 )
 from wal.filesystem import File, Filesystem, OsFilesystem
@@ -27,6 +29,7 @@ from wal.segment import LogIdentity
 __all__ = [
     "AppendHandle",
     "BatchRef",
+    "ClosedLogError",
     "Committer",
     "CommitterState",
     "CorruptLogError",
@@ -53,6 +56,7 @@ __all__ = [
     "RecordHeader",
     "RecordTooLargeError",
     "Recovered",
+    "ReleasedError",
     "SegmentIO",
     "SyncPolicy",
     "ThreadDriver",

@@ -18,25 +18,33 @@ Not thread-safe: drivers hold a lock around every call.
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from threading import Event
+from typing import Final
 
-from wal.errors import DiskFullError, PoisonedLogError, RecordTooLargeError, WalError
+from wal.errors import (
+    ClosedLogError,
+    DiskFullError,
+    PoisonedLogError,
+    RecordTooLargeError,
+    WalError,
+    is_no_space,
+)
 from wal.frame import (
     FRAME_BYTES_MIN,
     Buffer,
-    FramePrefix,
     Kind,
     Record,
     RecordHeader,
     body_of_hard_state,
-    encode_prefix,
+    fields_of,
+    frame_head,
     frame_size,
     padding_for,
+    record_of,
 )
 from wal.operations import Allocate, Create, Operation, Rename, Sync, SyncDir, Write, ZeroFill
 from wal.policy import SyncPolicy
@@ -57,6 +65,10 @@ RECORD_BYTES_MAX = 1 << 30
 
 
 # ---- values ----------------------------------------------------------------------------------
+
+
+Fields = tuple[int, int, int, int, int, int]
+"""What `wal.frame.fields_of` returns: kind, group, count, term, base_index, payload_len."""
 
 
 class AppendHandle:
@@ -80,9 +92,9 @@ class AppendHandle:
         return self.remaining == 0 and self.error is None
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Block until durable (thread driver only, handles without a context only).
+        """Block until durable (handles without a context only).
 
-        Raises the log's error, or TimeoutError.
+        Raises the log's error, or TimeoutError. A log that waits for space lets its callers wait.
         """
         assert self._event is not None, "handles with a context complete through on_complete"
         if not self._event.wait(timeout_s):
@@ -123,12 +135,45 @@ class GroupTail:
     live: deque[tuple[int, int, int]] = field(default_factory=deque)
     """(base index, last index, position) of the batches that are neither cut nor released."""
 
+    @property
+    def last_index(self) -> int:
+        """Index of the last entry, or of the last released one."""
+        return self.live[-1][1] if self.live else self.released_index
+
     def checkpoint(self, group: int) -> GroupCheckpoint:
         """Return the group's part of a segment checkpoint."""
-        first = self.live[0][2] if self.live else 0
+        first, last = (self.live[0][2], self.live[-1][1]) if self.live else (0, 0)
         return GroupCheckpoint(
-            group, self.term, self.vote, self.released_index, self.released_term, first, self.config
+            group,
+            self.term,
+            self.vote,
+            self.released_index,
+            self.released_term,
+            first,
+            last,
+            self.config,
         )
+
+    def take(self, record: Record, fields: Fields, position: int) -> int:
+        """Follow one record, as `wal.replay` does when it is read back; return its entries."""
+        kind, _, count, term, index, _ = fields
+        live = self.live
+        if kind == Kind.BATCH:
+            live.append((index, index + count - 1, position))
+            return count
+        if kind == Kind.HARD_STATE:
+            self.term = term
+            self.vote, self.config = body_of_hard_state(record.body)
+        elif kind == Kind.TRUNCATE:
+            while live and live[-1][0] >= index:
+                live.pop()
+            assert not live or live[-1][1] < index, f"a cut at index {index}, inside a batch"
+        elif kind == Kind.RELEASE and index > self.released_index:
+            self.released_index, self.released_term = index, term
+            while live and live[0][1] <= index:
+                live.popleft()
+            assert not live or live[0][0] > index, f"a release up to {index}, inside a batch"
+        return 0
 
 
 @dataclass(slots=True)
@@ -178,25 +223,35 @@ class Committer:
         self.state = CommitterState.RUNNING
         self.head = head
         self.groups = groups
-        self.pool = SparePool(policy.spare_segments_max if policy.prepare == "recycle" else 0)
+        spares_max = policy.spare_segments_max if policy.prepare == "recycle" else 0
+        self.pool = SparePool(spares_max, policy.segment_bytes)
         self.queued_bytes = 0
         self._identity = identity
         self.segment_sizes: dict[int, int] = {}
         """Bytes of each older segment that can be overwritten in place once it is a spare."""
         self._draw_uid = draw_uid
-        self._queue: deque[tuple[Record, AppendHandle]] = deque()
+        self._queue: deque[tuple[Record, Fields, AppendHandle]] = deque()
+        self._bounds = {
+            group: (tail.released_index, tail.last_index + 1) for group, tail in groups.items()
+        }
+        """Group → (released index, next index), in the order of submission: ahead of `groups`."""
+        self._gathered: list[AppendHandle] = []
+        """One per record of the job that is being built."""
         self._outstanding: Job | None = None
         self._kept: Job | None = None
         self._jobs = 0
-        self._poison: WalError | None = None
+        self._may_retire = True
+        self._retired_last = False
+        self._refusal: WalError | None = None
 
     def submit(self, records: Sequence[Record], context: object = None) -> AppendHandle:
         """Queue records to be written in order; the handle completes when all are durable.
 
-        Raises RecordTooLargeError, DiskFullError (the queue is bounded), PoisonedLogError.
+        Raises RecordTooLargeError, DiskFullError (the queue is bounded), PoisonedLogError,
+        ClosedLogError. Records that a recovery would refuse are a bug: AssertionError.
         """
-        if self._poison is not None:
-            raise PoisonedLogError(str(self._poison))
+        if self._refusal is not None:
+            raise type(self._refusal)(str(self._refusal))
         handle = AppendHandle(records, context)
         assert handle.records, "an append holds at least one record"
         longest = max(len(record.body) for record in handle.records)
@@ -208,9 +263,16 @@ class Committer:
             raise DiskFullError(
                 f"{self.queued_bytes} bytes wait for the disk already; free space or wait"
             )
-        self.queued_bytes += handle.size
-        for record in handle.records:
-            self._queue.append((record, handle))
+        self._enqueue(handle)
+        return handle
+
+    def seal(self, context: object) -> AppendHandle:
+        """Queue a SEAL, whatever the queue holds already; nothing is taken behind it."""
+        if self._refusal is not None:
+            raise type(self._refusal)(str(self._refusal))
+        handle = AppendHandle([record_of(RecordHeader(Kind.SEAL))], context)
+        self._enqueue(handle)
+        self._refusal = ClosedLogError("the log is being closed")
         return handle
 
     def next_job(self) -> Job | None:
@@ -220,8 +282,13 @@ class Committer:
         if self._kept is not None:
             self._outstanding, self._kept = self._kept, None
             return self._outstanding
-        self._outstanding = self._retirement() or (self._build() if self._queue else None)
-        return self._outstanding
+        # One segment at a time, and appends in between: freeing many must not delay them.
+        job = None if self._retired_last and self._queue else self._retirement()
+        self._retired_last = job is not None
+        if job is None and self._queue:
+            job = self._build()
+        self._outstanding = job
+        return job
 
     def done(self, job: Job) -> list[AppendHandle]:
         """Take in that all operations of the outstanding job succeeded; return what completed."""
@@ -240,69 +307,112 @@ class Committer:
     def failed(self, job: Job, error: OSError, *, synced: bool) -> list[AppendHandle]:
         """Take in that an operation failed; return the handles that will never complete.
 
-        No space before any sync: the job is kept, state FULL, until `retry`. All else is poison.
+        No space, and what failed was no sync: the job is kept, state FULL, until `retry`. All
+        else is poison. `synced`: whether the operation that failed is one of `BARRIERS`.
         """
         assert job is self._outstanding, "jobs finish one at a time"
-        self._outstanding = None
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not synced:
-            self._kept = job
+        if is_no_space(error) and not synced:
+            self._outstanding, self._kept = None, job
             self.state = CommitterState.FULL
             return []
+        return self.poison(error.strerror or str(error))
+
+    def poison(self, reason: str) -> list[AppendHandle]:
+        """End the log, whatever it does; return the handles that will never complete."""
         self.state = CommitterState.POISONED
-        self._poison = PoisonedLogError(
-            f"{segment_name(self.head.number)}: {error.strerror or error}; nothing in flight is"
-            " acknowledged; check the disk, then start the node again"
+        return self._refuse(
+            PoisonedLogError(
+                f"{segment_name(self.head.number)}: {reason}; nothing in flight is acknowledged;"
+                " check the disk, then start the node again"
+            )
         )
-        victims = dict.fromkeys((*job.handles, *(handle for _, handle in self._queue)))
-        self._queue.clear()
-        for handle in victims:
-            handle.error = self._poison
-        return list(victims)
+
+    def close(self) -> list[AppendHandle]:
+        """End the log once no driver drives it; return the handles that will never complete."""
+        if self.state is CommitterState.POISONED and self._refusal is not None:
+            return self._refuse(self._refusal)
+        return self._refuse(ClosedLogError("the log was closed before this was durable"))
 
     def retry(self) -> None:
         """Offer the kept job again: space may have returned."""
         if self.state is CommitterState.FULL:
             self.state = CommitterState.RUNNING
 
+    # ---- taking in and refusing ----------------------------------------------------------
+
+    def _enqueue(self, handle: AppendHandle) -> None:
+        """Queue the records of a handle, all or (if one is wrong) none."""
+        bounds: dict[int, tuple[int, int]] = {}
+        taken = []
+        for record in handle.records:
+            fields = fields_of(record.header)
+            assert fields[5] == len(record.body), "the header counts its body's bytes"
+            if fields[0] in _INDEXED:
+                group = fields[1]
+                before = bounds.get(group) or self._bounds.get(group, (0, 1))
+                bounds[group] = _bounds_after(fields, *before)
+            taken.append((record, fields, handle))
+        self._queue.extend(taken)
+        self._bounds.update(bounds)
+        self.queued_bytes += handle.size
+
+    def _refuse(self, error: WalError) -> list[AppendHandle]:
+        """Give up what waits, and refuse what comes."""
+        self._refusal = error
+        waiting = [*self._gathered, *(handle for _, _, handle in self._queue)]
+        for job in (self._outstanding, self._kept):
+            if job is not None:
+                waiting = [*job.handles, *waiting]
+        self._queue.clear()
+        self._gathered.clear()
+        self._outstanding = self._kept = None
+        victims = list(dict.fromkeys(waiting))
+        for handle in victims:
+            handle.error = error
+        return victims
+
     # ---- building a job ------------------------------------------------------------------
 
     def _build(self) -> Job:
         operations: list[Operation] = []
         buffers: list[Buffer] = []
-        handles: list[AppendHandle] = []
+        handles = self._gathered
         entries = 0
         start = self._roll(operations, buffers)
         size = sum(len(buffer) for buffer in buffers)
-        policy = self.policy
+        policy, head = self.policy, self.head
         while self._queue and len(handles) < policy.job_records_max:
-            record, handle = self._queue[0]
-            wanted = frame_size(len(record.body))
+            record, fields, handle = self._queue[0]
+            wanted = frame_size(fields[5])
             if handles and size + wanted > policy.job_bytes_max:
                 break
             # The first record fits, or has a fresh segment to itself whatever its size.
-            if handles and self.head.offset + wanted > policy.segment_bytes:
+            if handles and head.offset + wanted > policy.segment_bytes:
                 break
             self._queue.popleft()
-            handle.positions.append(self.head.position)
-            entries += self._remember(record)
-            self._frame(record, buffers)
             handles.append(handle)
+            position = head.position
+            handle.positions.append(position)
+            if fields[0] not in _OWN:
+                tail = self.groups.get(fields[1])
+                if tail is None:
+                    tail = self.groups[fields[1]] = GroupTail()
+                entries += tail.take(record, fields, position)
+                self._may_retire = self._may_retire or fields[0] in _FREEING
+            self._frame(record, buffers)
             size += wanted
         assert handles, "a job carries at least one record"
-        name = segment_name(self.head.number)
+        name = segment_name(head.number)
         self._prepare_ahead(name, operations)
         operations.append(Write(name, start, tuple(buffers), size))
         operations.append(Sync(name))
+        return self._job(operations, entries, size)
+
+    def _job(self, operations: list[Operation], entries: int, size: int) -> Job:
         self._jobs += 1
-        return Job(
-            tuple(operations),
-            tuple(handles),
-            self.head.position,
-            len(handles),
-            entries,
-            size,
-            self._jobs,
-        )
+        handles, self._gathered = tuple(self._gathered), []
+        end, frames = self.head.position, len(handles)
+        return Job(tuple(operations), handles, end, frames, entries, size, self._jobs)
 
     def _roll(self, operations: list[Operation], buffers: list[Buffer]) -> int:
         """Begin a new segment if the next record does not fit; return where the write starts."""
@@ -327,6 +437,7 @@ class Committer:
                 operations.append(Allocate(name, self.policy.segment_bytes))
         operations.append(SyncDir())
         head.number, head.offset, head.uid = number, 0, self._draw_uid()
+        self._may_retire = True
         head.filled_to = spare.size if spare is not None else 0
         if previous == 0:
             head.oldest = number
@@ -340,16 +451,16 @@ class Committer:
 
     def _frame(self, record: Record, buffers: list[Buffer]) -> None:
         """Add one frame at the head."""
-        head = self.head
-        length = FRAME_BYTES_MIN + len(record.body)
-        prefix = FramePrefix(head.uid, head.sequence, head.durable, length)
-        buffers.append(encode_prefix(prefix, record.header))
-        if record.body:
-            buffers.append(record.body)
+        head, body = self.head, record.body
+        length = FRAME_BYTES_MIN + len(body)
+        buffers.append(frame_head(head.uid, head.sequence, head.durable, length, record.header))
+        if body:
+            buffers.append(body)
         if padding := padding_for(length):
             buffers.append(padding)
+            length += len(padding)
         head.sequence += 1
-        head.offset += frame_size(len(record.body))
+        head.offset += length
 
     def _prepare_ahead(self, name: str, operations: list[Operation]) -> None:
         """Write zeros in steps so that the head never meets an unwritten block."""
@@ -362,45 +473,44 @@ class Committer:
         operations.append(ZeroFill(name, head.filled_to, target - head.filled_to))
         head.filled_to = target
 
-    def _remember(self, record: Record) -> int:
-        """Follow the record's meaning for checkpoints and release; return its entries."""
-        header = RecordHeader.unpack(record.header)
-        if header.kind in (Kind.SEAL, Kind.OPEN):
-            return 0
-        tail = self.groups.setdefault(header.group, GroupTail())
-        match header.kind:
-            case Kind.BATCH:
-                last = header.base_index + header.count - 1
-                tail.live.append((header.base_index, last, self.head.position))
-                return header.count
-            case Kind.HARD_STATE:
-                tail.term = header.term
-                tail.vote, tail.config = body_of_hard_state(record.body)
-            case Kind.TRUNCATE:
-                while tail.live and tail.live[-1][0] >= header.base_index:
-                    tail.live.pop()
-            case Kind.RELEASE:
-                tail.released_index, tail.released_term = header.base_index, header.term
-                while tail.live and tail.live[0][1] <= header.base_index:
-                    tail.live.popleft()
-        return 0
-
     # ---- releasing segments --------------------------------------------------------------
 
     def _retirement(self) -> Job | None:
-        """Return a job that gives the segments back that no group needs, if there are any."""
+        """Return a job that gives back the oldest segment if no group needs it.
+
+        One at a time, each made durable before the next: whatever a crash keeps of the directory's
+        changes, the segments that are left follow one another.
+        """
         head = self.head
-        if not head.number or self.head.durable != head.position:
+        if not self._may_retire or head.oldest >= head.number or head.durable != head.position:
             return None
-        firsts = [tail.live[0][2] for tail in self.groups.values() if tail.live]
-        needed = min((number_of_position(first) for first in firsts), default=head.number)
-        if needed <= head.oldest:
-            return None
-        operations: list[Operation] = []
-        for number in range(head.oldest, needed):
-            size = self.segment_sizes.pop(number, 0)
-            operations.append(self.pool.retire(number, size))
-        operations.append(SyncDir())
-        head.oldest = needed
-        self._jobs += 1
-        return Job(tuple(operations), (), head.position, 0, 0, 0, self._jobs)
+        for tail in self.groups.values():
+            if tail.live and number_of_position(tail.live[0][2]) == head.oldest:
+                self._may_retire = False
+                return None
+        size = self.segment_sizes.pop(head.oldest, 0)
+        operations: list[Operation] = [self.pool.retire(head.oldest, size), SyncDir()]
+        head.oldest += 1
+        return self._job(operations, 0, 0)
+
+
+_OWN: Final = frozenset({int(Kind.SEAL), int(Kind.OPEN)})
+"""Kinds of the log's own records, which belong to no group."""
+_FREEING: Final = frozenset({int(Kind.TRUNCATE), int(Kind.RELEASE)})
+"""Kinds after which the oldest segment may be needed no more."""
+_INDEXED: Final = _FREEING | {int(Kind.BATCH)}
+"""Kinds that move the first or the last index of a group."""
+
+
+def _bounds_after(fields: Fields, released: int, following: int) -> tuple[int, int]:
+    """Return (released index, next index) of a group behind a record; AssertionError for a bug."""
+    kind, group, count, _, index, _ = fields
+    if kind == Kind.BATCH:
+        assert count, f"group {group}: a batch without entries"
+        assert index == following, f"group {group}: a batch at {index}, not at {following}"
+        return released, index + count
+    if kind == Kind.TRUNCATE:
+        expected = f"between {released + 1} and {following}"
+        assert released < index <= following, f"group {group}: a cut at {index}, not {expected}"
+        return released, index
+    return max(released, index), max(following, index + 1)

@@ -15,6 +15,7 @@ from typing import Protocol
 from wal.committer import AppendHandle, Committer, Job
 from wal.filesystem import File, Filesystem
 from wal.operations import (
+    BARRIERS,
     Allocate,
     Create,
     Operation,
@@ -145,15 +146,13 @@ class JobRunner:
         self.jobs = 0
 
     def perform(self, job: Job) -> tuple[OSError, bool] | None:
-        """Perform a job's operations; return (error, whether a sync was tried) if one failed."""
+        """Perform a job's operations; return (error, whether a sync failed) if one did."""
         started = self.clock()
-        synced = False
-        try:
-            for operation in job.operations:
-                synced = synced or isinstance(operation, Sync)
+        for operation in job.operations:
+            try:
                 self.io.perform(operation)
-        except OSError as error:
-            return error, synced
+            except OSError as error:
+                return error, isinstance(operation, BARRIERS)
         if job.handles:
             self.syncs += 1
             self.times.add(self.clock() - started)
@@ -239,6 +238,19 @@ class ThreadDriver:
         self._runner.io.close()
 
     def _work(self) -> None:
+        try:
+            self._drive()
+        except BaseException as error:
+            # A bug, here or in `on_complete`. Nobody may wait for a thread that is gone.
+            with self._condition:
+                victims = self._runner.committer.poison(f"the log's thread failed: {error!r}")
+            for handle in victims:
+                handle.settle()
+            if victims:
+                self._on_complete(victims)
+            raise
+
+    def _drive(self) -> None:
         runner = self._runner
         while (job := self._await_job()) is not None:
             failure = runner.perform(job)

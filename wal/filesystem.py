@@ -228,6 +228,10 @@ class OsFilesystem:
                 f"{os.path.dirname(path)}: in use by process {owner}; stop it first, or use"
                 " another directory"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        except OSError:
+            os.close(descriptor)
+            raise
+        with contextlib.suppress(OSError):  # a full disk must not keep a node from starting
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         return _OsLock(descriptor)

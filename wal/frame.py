@@ -44,6 +44,7 @@ __all__ = [
     "decode_prefix",
     "encode_prefix",
     "fields_of",
+    "frame_head",
     "frame_size",
     "hard_state_record",
     "padding_for",
@@ -245,7 +246,14 @@ class FramePrefix:
 
 def encode_prefix(prefix: FramePrefix, header: bytes) -> bytes:
     """Return prefix and header as written: 96 bytes, the frame CRC over all but itself."""
-    head = _PREFIX.pack(prefix.segment_uid, prefix.sequence, prefix.durable_pos, prefix.frame_len)
+    return frame_head(
+        prefix.segment_uid, prefix.sequence, prefix.durable_pos, prefix.frame_len, header
+    )
+
+
+def frame_head(uid: int, sequence: int, durable_pos: int, frame_len: int, header: bytes) -> bytes:
+    """Do what `encode_prefix` does, without a value in between: this runs once per frame."""
+    head = _PREFIX.pack(uid, sequence, durable_pos, frame_len)
     return head + _CRC.pack(crc32c(header, crc32c(head))) + header
 
 

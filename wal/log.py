@@ -1,10 +1,12 @@
 """A write-ahead log: open, append, read back, release, stop. The package's front door.
 
-log, found = Log.open(OsFilesystem(), "/data/n1/wal", LogIdentity(cluster_id, 1))
-handle = log.append([batch_record(0, term, index, entries)])
-handle.wait()                       # durable
-log.release(0, index, term)         # nothing up to index is needed any more
-log.seal_and_close()
+In short:
+
+    log, found = Log.open(OsFilesystem(), "/data/n1/wal", LogIdentity(cluster_id, 1))
+    handle = log.append([batch_record(0, term, index, entries)])
+    handle.wait()                       # durable
+    log.release(0, index, term)         # nothing up to index is needed any more
+    log.seal_and_close()
 """
 
 from __future__ import annotations
@@ -12,13 +14,21 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from wal.checksum import crc32c
 from wal.committer import AppendHandle, Committer, CommitterState, GroupTail, Head
 from wal.driver import Driver, InlineDriver, JobRunner, OnComplete, SegmentIO, ThreadDriver
-from wal.errors import CorruptLogError, FrameError
+from wal.errors import (
+    ClosedLogError,
+    CorruptLogError,
+    FrameError,
+    PoisonedLogError,
+    ReleasedError,
+    is_no_space,
+)
 from wal.filesystem import File, Filesystem, Lock
 from wal.frame import (
     FRAME_BYTES_MIN,
@@ -33,10 +43,10 @@ from wal.frame import (
 )
 from wal.policy import SyncPolicy
 from wal.pool import Spare
-from wal.recovery import BatchRef, Recovered, cut, recover, write_sealed
+from wal.recovery import BatchRef, Recovered, cut, recover
+from wal.sealed import forget_sealed, write_sealed
 from wal.segment import (
     LOCK_NAME,
-    SEALED_NAME,
     LogIdentity,
     number_of_position,
     offset_of_position,
@@ -64,6 +74,10 @@ def inline_driver(runner: JobRunner, on_complete: OnComplete) -> Driver:
 
 def _no_clock() -> int:
     return 0
+
+
+def _nobody(handles: Sequence[AppendHandle]) -> None:
+    del handles  # nobody has asked to be told
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +117,16 @@ class Log:
     def __init__(self, fs: Filesystem, directory: str, lock: Lock, runner: JobRunner) -> None:
         """Use `Log.open`."""
         self.directory = directory
-        self.on_complete: OnComplete = lambda handles: None
-        """Called with completed (or failed) handles, on the driver's thread."""
+        self.on_complete: OnComplete = _nobody
+        """Called with completed (or failed) handles that have a context, on the driver's thread.
+        A failure of the log's own records comes as a handle with `error` set."""
         self._fs = fs
         self._lock = lock
         self._runner = runner
         self._committer = runner.committer
         self._driver: Driver | None = None
         self._readers: OrderedDict[int, File] = OrderedDict()
+        self._closed = False
 
     @classmethod
     def open(
@@ -128,15 +144,18 @@ class Log:
         options = options or OpenOptions()
         fs.mkdirs(directory)
         lock = fs.lock(f"{directory}/{LOCK_NAME}")
+        driver: Driver | None = None
         try:
             found = recover(fs, directory, identity)
             _settle_end(fs, found)
             committer = _committer_at(fs, found, identity, options)
             runner = JobRunner(committer, SegmentIO(fs, directory), options.clock)
             log = cls(fs, directory, lock, runner)
-            log._driver = options.make_driver(runner, log._completed)
+            log._driver = driver = options.make_driver(runner, log._completed)
             log.append([record_of(RecordHeader(Kind.OPEN))], context=_INTERNAL)
         except BaseException:
+            if driver is not None:
+                driver.close()
             lock.release()
             raise
         return log, found
@@ -145,7 +164,8 @@ class Log:
         """Queue records, in order, behind all earlier ones; the handle says when they are durable.
 
         A handle with a `context` completes through `on_complete`, one without by `wait`. Raises
-        PoisonedLogError, DiskFullError (too much waits already), RecordTooLargeError.
+        PoisonedLogError, DiskFullError (too much waits already), RecordTooLargeError,
+        ClosedLogError. The batches of a group follow one another without a gap.
         """
         assert self._driver is not None
         return self._driver.submit(lambda: self._committer.submit(records, context))
@@ -157,25 +177,41 @@ class Log:
     def read(self, group: int, ref: BatchRef) -> Record:
         """Read a durable batch back; both CRCs and its place are checked.
 
-        Raises CorruptLogError; never returns damaged bytes.
+        Raises CorruptLogError, ReleasedError, ClosedLogError; never returns damaged bytes.
         """
-        number, offset = number_of_position(ref.position), offset_of_position(ref.position)
-        data = self._reader(number).pread(FRAME_BYTES_MIN + ref.size, offset)
-        view = memoryview(data)
         try:
-            decode_prefix(view[:FRAME_BYTES_MIN])
-            header = RecordHeader.unpack(view[PREFIX_BYTES:FRAME_BYTES_MIN])
-        except FrameError as error:
-            raise CorruptLogError(self.directory, ref.position, str(error)) from None
+            return self._read(group, ref)
+        except (FrameError, FileNotFoundError) as error:
+            # The thread may have given the segment back meanwhile.
+            self._check_readable(ref)
+            raise CorruptLogError(
+                self.directory,
+                ref.position,
+                str(error),
+                cause=error if isinstance(error, FrameError) else None,
+            ) from None
+
+    def _read(self, group: int, ref: BatchRef) -> Record:
+        self._check_readable(ref)
+        number, offset = number_of_position(ref.position), offset_of_position(ref.position)
+        view = memoryview(self._reader(number).pread(FRAME_BYTES_MIN + ref.size, offset))
+        decode_prefix(view[:FRAME_BYTES_MIN])
+        header = RecordHeader.unpack(view[PREFIX_BYTES:FRAME_BYTES_MIN])
         found = (header.group, header.term, header.base_index, header.payload_len)
-        if found != (group, ref.term, ref.base_index, ref.size):
-            raise CorruptLogError(self.directory, ref.position, "another record stands here")
+        if header.kind is not Kind.BATCH or found != (group, ref.term, ref.base_index, ref.size):
+            raise FrameError("another record stands here")
         body = view[FRAME_BYTES_MIN:]
         computed = crc32c(body)
         if computed != header.payload_crc:
-            reason = f"body CRC (stored {header.payload_crc:08x}, computed {computed:08x})"
-            raise CorruptLogError(self.directory, ref.position, reason)
+            raise FrameError("body CRC", header.payload_crc, computed)
         return Record(bytes(view[PREFIX_BYTES : PREFIX_BYTES + HEADER_BYTES]), body)
+
+    def _check_readable(self, ref: BatchRef) -> None:
+        if self._closed:
+            raise ClosedLogError("the log is closed")
+        number = number_of_position(ref.position)
+        if number < self._committer.head.oldest:
+            raise ReleasedError(f"{segment_name(number)} was given back: nothing in it is needed")
 
     @property
     def disk_full(self) -> bool:
@@ -212,40 +248,76 @@ class Log:
             disk_full=self.disk_full,
         )
 
-    def seal_and_close(self) -> None:
+    def seal_and_close(self) -> bool:
         """Stop cleanly: everything queued is durable, and so is the fact that it ended here.
 
-        After it, damage of any byte of the log is recognised as corruption. A log that waits for
-        space or is poisoned is closed without a seal.
+        After it, damage of any byte of the log is recognised as corruption. Returns False for a log
+        that is closed without a seal: it is poisoned, or has no space even now. Handles that wait
+        then end with an error. A second call, also after `abort`, does nothing.
         """
+        if self._closed:
+            return False
         assert self._driver is not None
-        running = self._committer.state is CommitterState.RUNNING
-        if running:
-            self.append([record_of(RecordHeader(Kind.SEAL))], context=_INTERNAL)
-        self._driver.close()
-        head = self._committer.head
-        if self._committer.state is CommitterState.RUNNING and head.durable == head.position:
-            write_sealed(self._fs, self.directory, head.position)
-        self._release()
+        try:
+            with suppress(PoisonedLogError):  # then the state below says so
+                self._driver.submit(lambda: self._committer.seal(_INTERNAL))
+            if self.disk_full:
+                self._driver.retry()
+            self._driver.close()
+            head = self._committer.head
+            running = self._committer.state is CommitterState.RUNNING
+            return running and head.durable == head.position and self._write_sealed(head.position)
+        finally:
+            self._release()
+
+    def _write_sealed(self, end: int) -> bool:
+        try:
+            write_sealed(self._fs, self.directory, end)
+        except OSError as error:
+            if is_no_space(error):
+                return False
+            raise
+        return True
 
     def abort(self) -> None:
         """Close without a seal, as after a crash; what is queued may or may not be written."""
+        if self._closed:
+            return
         assert self._driver is not None
-        self._driver.close()
-        self._release()
+        try:
+            self._driver.close()
+        finally:
+            self._release()
 
     def _release(self) -> None:
-        for file in self._readers.values():
-            file.close()
-        self._readers.clear()
-        self._lock.release()
+        """Give back what is open, and end the waiting of whoever still waits."""
+        self._closed = True
+        try:
+            victims = self._committer.close()
+            for handle in victims:
+                handle.settle()
+            if victims:
+                self._completed(victims)
+            for file in self._readers.values():
+                file.close()
+            self._readers.clear()
+        finally:
+            self._lock.release()
 
     def _completed(self, handles: Sequence[AppendHandle]) -> None:
-        ours = [h for h in handles if h.context is not _INTERNAL or h.error is not None]
-        if ours:
-            self.on_complete(ours)
+        told = [
+            handle
+            for handle in handles
+            if handle.context is not None
+            and (handle.context is not _INTERNAL or handle.error is not None)
+        ]
+        if told:
+            self.on_complete(told)
 
     def _reader(self, number: int) -> File:
+        oldest = self._committer.head.oldest
+        for released in [each for each in self._readers if each < oldest]:
+            self._readers.pop(released).close()  # an open file would keep its blocks
         file = self._readers.get(number)
         if file is None:
             file = self._fs.open_read(f"{self.directory}/{segment_name(number)}")
@@ -265,10 +337,7 @@ def _settle_end(fs: Filesystem, found: Recovered) -> None:
     """Cut what was never acknowledged, then forget the clean stop; durable before any append."""
     if not found.sealed:
         cut(fs, found)
-    sealed = f"{found.directory}/{SEALED_NAME}"
-    if fs.exists(sealed):
-        fs.unlink(sealed)
-        fs.sync_dir(found.directory)
+    forget_sealed(fs, found.directory)
 
 
 def _committer_at(
@@ -287,14 +356,22 @@ def _committer_at(
     if found.number:
         head.number, head.uid = found.number, found.uid
         head.offset = offset_of_position(found.end)
-        head.filled_to = sizes.pop(found.number) if found.sealed else head.offset
+        size = sizes.pop(found.number)
+        head.filled_to = size if found.sealed else head.offset
         head.durable = found.end
         head.oldest = min(found.segments)
     committer = Committer(options.policy, identity, head, groups, options.draw_uid)
     committer.segment_sizes = sizes
-    for name in fs.listdir(found.directory):
-        if spare_number(name) is not None:
-            file = fs.open_read(f"{found.directory}/{name}")
-            committer.pool.add(Spare(name, file.size()))
-            file.close()
+    _find_spares(fs, found.directory, committer)
     return committer
+
+
+def _find_spares(fs: Filesystem, directory: str, committer: Committer) -> None:
+    """Offer the spare files of a directory to the pool; remove those that it does not keep."""
+    for name in fs.listdir(directory):
+        if spare_number(name) is None:
+            continue
+        with closing(fs.open_read(f"{directory}/{name}")) as file:
+            spare = Spare(name, file.size())
+        if not committer.pool.add(spare):
+            fs.unlink(f"{directory}/{name}")

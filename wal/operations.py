@@ -1,15 +1,17 @@
 """What a committer asks of a disk: small typed operations, performed one by one by a driver.
 
-A crash may happen between any two. Each may be repeated after it failed half-way.
+A crash may happen between any two. Each may be repeated after it failed half-way, except `BARRIERS`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from wal.frame import Buffer
 
 __all__ = [
+    "BARRIERS",
     "Allocate",
     "Create",
     "Operation",
@@ -84,3 +86,6 @@ class Sync:
 
 
 Operation = Create | Rename | Unlink | SyncDir | ZeroFill | Allocate | Write | Sync
+
+BARRIERS: Final = (Sync, SyncDir)
+"""What makes others durable. One that failed is not repeated: the next would succeed and lie."""

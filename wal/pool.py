@@ -24,22 +24,30 @@ class Spare:
 
 
 class SparePool:
-    """The spare files of one log, oldest first; at most `spares_max`, the rest is removed."""
+    """The spare files of one log, oldest first; at most `spares_max` of at most `bytes_max` each.
 
-    __slots__ = ("_spares", "_spares_max")
+    A spare is named after the segment that it was. Segment numbers are never used twice in the
+    life of a log, so neither are the names of spares.
+    """
 
-    def __init__(self, spares_max: int) -> None:
+    __slots__ = ("_bytes_max", "_spares", "_spares_max")
+
+    def __init__(self, spares_max: int, bytes_max: int) -> None:
         """Start empty; recovery adds what it found."""
         self._spares: deque[Spare] = deque()
         self._spares_max = spares_max
+        self._bytes_max = bytes_max
 
     def __len__(self) -> int:
         """Return how many spares there are."""
         return len(self._spares)
 
-    def add(self, spare: Spare) -> None:
-        """Add a file that recovery found."""
+    def add(self, spare: Spare) -> bool:
+        """Keep a file for reuse; False if it is one too many, or was made by an oversized record."""
+        if len(self._spares) >= self._spares_max or spare.size > self._bytes_max:
+            return False
         self._spares.append(spare)
+        return True
 
     def take(self) -> Spare | None:
         """Take the oldest spare, if there is one."""
@@ -47,9 +55,5 @@ class SparePool:
 
     def retire(self, number: int, size: int) -> Rename | Unlink:
         """Return the operation that gives a released segment back: reuse it or remove it."""
-        name = segment_name(number)
-        if len(self._spares) >= self._spares_max:
-            return Unlink(name)
-        spare = Spare(spare_name(number), size)
-        self._spares.append(spare)
-        return Rename(name, spare.name)
+        name, spare = segment_name(number), Spare(spare_name(number), size)
+        return Rename(name, spare.name) if self.add(spare) else Unlink(name)

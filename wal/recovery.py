@@ -8,49 +8,43 @@ stands at a position x. It is **corruption** if something durable stood there, w
 
 * a later frame, in any segment, that is CRC-valid, of its segment's own uid, and says
   `durable_pos` > x; or by
-* the `SEALED` file of a clean stop, whose end lies behind x.
+* a later segment's valid CHECKPOINT: a segment begins only once the one before is durable, and
+  names where that one ended; or by
+* the `SEALED` file of a clean stop, whose end lies behind x; or, for a whole segment, by
+* any segment behind it, or by the absence of the segments before it: they are given back only
+  once it is durable.
 
 Otherwise nothing from x on was ever acknowledged: the log ends there, and what follows is a torn
 tail (one unsynced write holds many frames; a power cut may keep a later one and lose an earlier
-one). `cut` removes it, in an order in which a crash at any point recovers to the same log:
-truncate, sync the file, unlink later segments (newest first), sync the directory.
+one). At most the newest segment is unstarted: created, and without a checkpoint of its own.
+
+`cut` removes a torn tail in an order in which a crash at any point recovers to the same log. It
+also writes the frames that nothing proves durable once more before it syncs them: after a process
+died with a failed fsync, they may be in the page cache, marked clean, and not on the disk.
 
 Positions only grow, so stale frames in a recycled file carry a `durable_pos` below x and prove
-nothing. What this cannot see: newest segments that vanished whole, with their names.
+nothing. What this cannot see: damage within the last flush of a log that was not stopped cleanly,
+and newest segments that vanished whole, with their names.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
-from struct import Struct
-from typing import Final
 
-from wal.checksum import crc32c
-from wal.errors import (
-    CorruptLogError,
-    FrameError,
-    IdentityMismatchError,
-    NewerFormatError,
-)
-from wal.filesystem import File, Filesystem
-from wal.frame import (
-    FRAME_BYTES_MIN,
-    MAGIC,
-    PREFIX_BYTES,
-    FramePrefix,
-    Kind,
-    RecordHeader,
-    body_of_hard_state,
-    decode_prefix,
-    frame_size,
-)
+from wal.errors import CorruptLogError, FrameError, IdentityMismatchError
+from wal.filesystem import Filesystem
+from wal.frame import Kind
+from wal.reader import CHUNK_BYTES, Frame, Rest, Stop, read_frames, scan_frames
+from wal.replay import BatchRef, GroupLog
+from wal.sealed import read_sealed
 from wal.segment import (
-    SEALED_NAME,
     LogIdentity,
     SegmentCheckpoint,
     decode_checkpoint,
+    number_of_position,
+    offset_of_position,
     position_at,
     segment_name,
     segment_number,
@@ -68,58 +62,17 @@ __all__ = [
     "segment_numbers",
 ]
 
-CHUNK_BYTES: Final = 4 << 20
-_SEALED: Final = Struct("<8sQ")
-_SEALED_MAGIC: Final = b"RDSEAL01"
-_CRC: Final = Struct("<I")
-_MAGIC_BYTES: Final = Struct("<I").pack(MAGIC)
-
-
-@dataclass(frozen=True, slots=True)
-class BatchRef:
-    """Where a batch lies. `size` is the body's length in bytes."""
-
-    term: int
-    base_index: int
-    count: int
-    size: int
-    position: int
-
-    @property
-    def last_index(self) -> int:
-        """Index of the batch's last entry."""
-        return self.base_index + self.count - 1
-
-
-@dataclass(slots=True)
-class GroupLog:
-    """What recovery found of one group; `batches` are contiguous behind `released_index`."""
-
-    term: int = 0
-    vote: int = 0
-    config: bytes = b""
-    released_index: int = 0
-    released_term: int = 0
-    batches: deque[BatchRef] = field(default_factory=deque)
-
 
 @dataclass(frozen=True, slots=True)
 class TornTail:
-    """Bytes behind the end that were written and never acknowledged."""
+    """What was written at the end and never acknowledged.
+
+    `position` is where the log ends, `bytes` what stands behind it in its files, zeros included.
+    """
 
     position: int
     bytes: int
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One valid frame as read; `body` is a view into a buffer that the reader reuses."""
-
-    position: int
-    prefix: FramePrefix
-    header: RecordHeader
-    body: memoryview
 
 
 @dataclass(slots=True)
@@ -130,6 +83,8 @@ class Recovered:
     groups: Mapping[int, GroupLog]
     end: int = 0
     """Behind the last valid frame; 0 for a log without segments."""
+    proved: int = 0
+    """Up to here a frame says that the log was durable; from here to `end` nothing does."""
     uid: int = 0
     sequence: int = 0
     sealed: bool = False
@@ -137,23 +92,13 @@ class Recovered:
     segments: dict[int, int] = field(default_factory=dict)
     """Segment number → file size, oldest first, up to the one that holds the end."""
     unstarted: tuple[int, ...] = ()
-    """Segments behind the end, to be unlinked."""
+    """Segments behind the end, to be unlinked: none or one."""
     frames: int = 0
 
     @property
     def number(self) -> int:
         """Number of the segment that holds the end; 0 for none."""
         return self.end >> 32
-
-
-@dataclass(slots=True)
-class _Stop:
-    """Why reading a segment ended."""
-
-    offset: int = 0
-    reason: str = "end of file"
-    ours: bool = False
-    """Whether the bytes there look like a frame of this very segment use."""
 
 
 def segment_numbers(fs: Filesystem, directory: str) -> list[int]:
@@ -172,102 +117,32 @@ def recover(fs: Filesystem, directory: str, identity: LogIdentity | None = None)
 
 
 def cut(fs: Filesystem, found: Recovered) -> None:
-    """Remove what stands behind the end, durably; see the module text for the order."""
+    """Remove what stands behind the end and make the rest durable; see the module text."""
     directory = found.directory
     if found.number:
-        file = fs.open(f"{directory}/{segment_name(found.number)}")
-        try:
-            file.truncate(found.end & 0xFFFF_FFFF)
+        with closing(fs.open(f"{directory}/{segment_name(found.number)}")) as file:
+            end = offset_of_position(found.end)
+            within = number_of_position(found.proved) == found.number
+            start = offset_of_position(found.proved) if within else 0
+            while start < end:
+                chunk = file.pread(min(CHUNK_BYTES, end - start), start)
+                file.pwritev([chunk], start)
+                start += len(chunk)
+            file.truncate(end)
             file.sync()
-        finally:
-            file.close()
-    for number in reversed(found.unstarted):
+    for number in found.unstarted:
         fs.unlink(f"{directory}/{segment_name(number)}")
     fs.sync_dir(directory)
 
 
-def write_sealed(fs: Filesystem, directory: str, end: int) -> None:
-    """Record a clean stop at `end`, durably."""
-    path = f"{directory}/{SEALED_NAME}"
-    temporary = f"{path}.tmp"
-    if fs.exists(temporary):
-        fs.unlink(temporary)
-    file = fs.open(temporary, create=True)
-    body = _SEALED.pack(_SEALED_MAGIC, end)
-    try:
-        file.pwritev([body, _CRC.pack(crc32c(body))], 0)
-        file.sync()
-    finally:
-        file.close()
-    fs.rename(temporary, path)
-    fs.sync_dir(directory)
+@dataclass(slots=True)
+class _Trace:
+    """What stands behind the end in one file."""
 
-
-def read_sealed(fs: Filesystem, directory: str) -> int | None:
-    """Return the end position of a clean stop, None without one; CorruptLogError if damaged."""
-    path = f"{directory}/{SEALED_NAME}"
-    if not fs.exists(path):
-        return None
-    file = fs.open_read(path)
-    try:
-        data = file.pread(_SEALED.size + _CRC.size + 1, 0)
-    finally:
-        file.close()
-    if len(data) == _SEALED.size + _CRC.size:
-        magic, end = _SEALED.unpack_from(data)
-        (stored,) = _CRC.unpack_from(data, _SEALED.size)
-        if magic == _SEALED_MAGIC and stored == crc32c(data[: _SEALED.size]):
-            return int(end)
-    raise CorruptLogError(directory, 0, f"the file {SEALED_NAME} of the clean stop is damaged")
-
-
-def read_frames(file: File, number: int, stop: _Stop) -> Iterator[Frame]:
-    """Yield the valid frames of one segment from offset 0; `stop` says where and why it ended.
-
-    Checks CRCs, uid, sequence continuity within the segment, and padding. A newer record format
-    raises NewerFormatError. A frame's body is valid until the next one is asked for.
-    """
-    size = file.size()
-    chunk, base = memoryview(b""), 0
-    offset = 0
-    uid: int | None = None
-    sequence: int | None = None
-    while True:
-        stop.offset, stop.ours = offset, False
-        if offset + FRAME_BYTES_MIN > size:
-            stop.reason = "end of file"
-            return
-        if offset + FRAME_BYTES_MIN > base + len(chunk):
-            chunk, base = memoryview(file.pread(CHUNK_BYTES, offset)), offset
-        head = chunk[offset - base : offset - base + FRAME_BYTES_MIN]
-        stop.ours = uid is not None and int.from_bytes(head[:8], "little") == uid
-        try:
-            prefix = decode_prefix(head)
-            header = RecordHeader.unpack(head[PREFIX_BYTES:])
-        except FrameError as error:
-            stop.reason = str(error)
-            return
-        end = offset + frame_size(header.payload_len)
-        if prefix.frame_len != FRAME_BYTES_MIN + header.payload_len or end > size:
-            stop.reason = f"frame length {prefix.frame_len} does not fit"
-            return
-        if uid is not None and (prefix.segment_uid != uid or prefix.sequence != sequence):
-            stop.reason = "a frame of an earlier use of this file"
-            return
-        if end > base + len(chunk):
-            chunk = memoryview(file.pread(max(CHUNK_BYTES, end - offset), offset))
-            base = offset
-        body = chunk[offset - base + FRAME_BYTES_MIN : offset - base + prefix.frame_len]
-        computed = crc32c(body)
-        if computed != header.payload_crc:
-            stop.reason = f"body CRC (stored {header.payload_crc:08x}, computed {computed:08x})"
-            return
-        if any(chunk[offset - base + prefix.frame_len : end - base]):
-            stop.reason = "padding is not zero"
-            return
-        uid, sequence = prefix.segment_uid, prefix.sequence + 1
-        yield Frame(position_at(number, offset), prefix, header, body)
-        offset = end
+    touched: bool = False
+    """Whether anything of this use of the file does."""
+    evidence: int | None = None
+    """Position of a frame that says that more was durable."""
 
 
 class _Recovery:
@@ -279,84 +154,51 @@ class _Recovery:
         self._identity = identity
         self._groups: dict[int, GroupLog] = {}
         self._found = Recovered(directory, self._groups)
+        self._stop = Stop()
+        """Why the last segment that was read ended."""
+        self._start = Stop()
+        """Why the segment looked at last has no checkpoint of its own, if it has none."""
+        self._recycled = False
+        self._sealed_end: int | None = None
 
     def run(self) -> Recovered:
         numbers = segment_numbers(self._fs, self._directory)
-        sealed_end = read_sealed(self._fs, self._directory)
+        self._sealed_end = read_sealed(self._fs, self._directory)
         found = self._found
         for place, number in enumerate(numbers):
-            stop = self._read_segment(number)
-            position = position_at(number, stop.offset)
-            later = numbers[place + 1 :]
-            if stop.offset == 0:
-                self._judge(position, stop, numbers[place:], sealed_end)
-                found.unstarted = tuple(numbers[place:])
-                self._note_torn(found.end or position, stop, numbers[place:])
+            checkpoint = self._checkpoint_of(number)
+            if checkpoint is None:
+                self._check_unstarted(number, numbers[place + 1 :])
                 break
-            found.end = position
-            if not later:
-                self._judge(position, stop, [number], sealed_end)
-                self._note_torn(position, stop, [])
-            elif not self._continues(later[0], position):
-                self._judge(position, stop, [number, *later], sealed_end)
-                found.unstarted = tuple(later)
-                self._note_torn(position, stop, later)
-                break
-        if sealed_end is not None and sealed_end > found.end:
-            raise self._corrupt(found.end, "the log of a clean stop is shorter than it was")
-        found.sealed = sealed_end is not None and sealed_end == found.end
-        self._check_contiguous()
+            self._check_chain(checkpoint)
+            self._read_segment(checkpoint)
+        self._judge_end()
+        for group, log in sorted(self._groups.items()):
+            if log.elsewhere > log.released_index:
+                raise self._corrupt(
+                    position_at(numbers[0], 0),
+                    f"group {group}: entries {log.released_index + 1} to {log.elsewhere} are"
+                    " missing: they lay in segments before this one",
+                )
+            log.elsewhere = 0
         return found
 
     # ---- one segment ---------------------------------------------------------------------
 
-    def _read_segment(self, number: int) -> _Stop:
-        found = self._found
-        file = self._fs.open_read(f"{self._directory}/{segment_name(number)}")
-        stop = _Stop()
-        try:
-            for frame in read_frames(file, number, stop):
-                if frame.position == position_at(number, 0):
-                    if not self._begins(frame, number):
-                        stop.offset, stop.reason = 0, "not the checkpoint of this segment"
-                        break
-                    found.uid = frame.prefix.segment_uid
-                elif frame.header.kind is Kind.CHECKPOINT:
-                    raise self._corrupt(frame.position, "a checkpoint inside a segment")
-                else:
-                    self._take(frame)
-                found.sequence = frame.prefix.sequence + 1
-                found.frames += 1
-            if stop.offset:
-                found.segments[number] = file.size()
-        finally:
-            file.close()
-        return stop
-
-    def _begins(self, frame: Frame, number: int) -> bool:
-        """Take in a segment's first frame; False if it is the start of an earlier use."""
+    def _checkpoint_of(self, number: int) -> SegmentCheckpoint | None:
+        """Return the checkpoint that a segment starts with; None if it is not its own."""
+        self._start = Stop()
+        with closing(self._fs.open_read(self._path(number))) as file:
+            frame = next(read_frames(file, number, self._start), None)
+        if frame is None:
+            return None
         if frame.header.kind is not Kind.CHECKPOINT or frame.header.base_index != number:
-            return False
-        found = self._found
-        checkpoint = decode_checkpoint(frame.body)
-        self._check_identity(checkpoint)
-        if found.end and checkpoint.previous_end != found.end:
-            raise self._corrupt(
-                min(found.end, checkpoint.previous_end),
-                f"{segment_name(number)} continues a log that ended elsewhere"
-                f" (previous segment {checkpoint.previous})",
-                frame.position,
-            )
-        if found.end and frame.prefix.sequence != found.sequence:
-            raise self._corrupt(frame.position, "a segment's sequence does not continue")
-        if not found.end:
-            for group in checkpoint.groups:
-                log = self._groups.setdefault(group.group, GroupLog())
-                log.term, log.vote, log.config = group.term, group.vote, group.config
-                log.released_index, log.released_term = group.released_index, group.released_term
-        return True
-
-    def _check_identity(self, checkpoint: SegmentCheckpoint) -> None:
+            self._start.cause = FrameError("the start of an earlier use of this file")
+            return None
+        try:
+            checkpoint = decode_checkpoint(frame.body)
+        except FrameError as error:
+            raise self._corrupt(frame.position, str(error), cause=error) from None
         wanted, stored = self._identity, checkpoint.identity
         if wanted is not None and stored != wanted:
             raise IdentityMismatchError(
@@ -364,133 +206,169 @@ class _Recovery:
                 f" n{stored.node} of cluster {stored.cluster_id.hex()}, not to n{wanted.node} of"
                 f" {wanted.cluster_id.hex()}; put the directories back under their own names"
             )
+        return checkpoint
 
-    def _take(self, frame: Frame) -> None:
-        """Follow one record into its group's log."""
-        header = frame.header
-        if header.kind in (Kind.SEAL, Kind.OPEN):
+    def _check_chain(self, checkpoint: SegmentCheckpoint) -> None:
+        """Raise CorruptLogError unless the segment continues the log as read so far."""
+        found, number = self._found, checkpoint.number
+        if not found.end:
             return
-        log = self._groups.setdefault(header.group, GroupLog())
-        match header.kind:
-            case Kind.BATCH:
-                self._take_batch(log, frame)
-            case Kind.HARD_STATE:
-                log.term = header.term
-                log.vote, log.config = body_of_hard_state(frame.body)
-            case Kind.TRUNCATE:
-                while log.batches and log.batches[-1].base_index >= header.base_index:
-                    log.batches.pop()
-            case Kind.RELEASE:
-                log.released_index, log.released_term = header.base_index, header.term
-                while log.batches and log.batches[0].last_index <= header.base_index:
-                    log.batches.popleft()
+        begin = position_at(number, 0)
+        if number != found.number + 1:
+            missing = segment_name(found.number + 1)
+            raise self._corrupt(found.end, f"{missing} is missing", evidence=begin)
+        if checkpoint.previous_end > found.end:
+            stop = self._stop
+            raise self._corrupt(found.end, stop.reason, evidence=begin, cause=stop.cause)
+        if checkpoint.previous_end < found.end:
+            raise self._corrupt(
+                checkpoint.previous_end,
+                f"{segment_name(number)} continues a log that ended here, and this one did not",
+                evidence=begin,
+            )
 
-    def _take_batch(self, log: GroupLog, frame: Frame) -> None:
-        header = frame.header
-        ref = BatchRef(
-            header.term, header.base_index, header.count, header.payload_len, frame.position
-        )
-        if header.count == 0 or header.base_index == 0:
-            raise self._corrupt(frame.position, "a batch without entries")
-        if log.batches and ref.base_index != log.batches[-1].last_index + 1:
-            if ref.base_index <= log.batches[-1].last_index:
-                raise self._corrupt(frame.position, f"batch {ref.base_index} overwrites the log")
-            # A gap is legal only below a release that follows: checked at the end.
-            log.batches.clear()
-        log.batches.append(ref)
+    def _read_segment(self, checkpoint: SegmentCheckpoint) -> None:
+        found, number = self._found, checkpoint.number
+        self._stop = Stop()
+        self._recycled = checkpoint.recycled
+        groups = self._groups
+        with closing(self._fs.open_read(self._path(number))) as file:
+            size = file.size()
+            for frame in read_frames(file, number, self._stop):
+                header, prefix = frame.header, frame.prefix
+                if header.kind is Kind.CHECKPOINT:
+                    self._take_checkpoint(frame, checkpoint)
+                elif header.kind is not Kind.SEAL and header.kind is not Kind.OPEN:
+                    log = groups.get(header.group)
+                    if log is None:
+                        log = groups[header.group] = GroupLog()
+                    try:
+                        log.take(header, frame.body, frame.position)
+                    except FrameError as error:
+                        raise self._corrupt(frame.position, str(error), cause=error) from None
+                found.uid, found.sequence = prefix.segment_uid, prefix.sequence + 1
+                found.proved = prefix.durable_pos
+                found.frames += 1
+        found.segments[number] = size
+        found.end = position_at(number, self._stop.offset)
+
+    def _take_checkpoint(self, frame: Frame, checkpoint: SegmentCheckpoint) -> None:
+        found = self._found
+        if offset_of_position(frame.position):
+            raise self._corrupt(frame.position, "a checkpoint inside a segment")
+        if not found.end:
+            for group in checkpoint.groups:
+                self._groups.setdefault(group.group, GroupLog()).begin(group)
+            return
+        if frame.prefix.sequence != found.sequence:
+            raise self._corrupt(frame.position, "the sequence of frames does not continue")
+        if len(checkpoint.groups) != len(self._groups):
+            raise self._corrupt(frame.position, "the checkpoint names other groups than the log")
+        for group in checkpoint.groups:
+            log = self._groups.get(group.group)
+            if log is None or not log.agrees_with(group):
+                reason = f"group {group.group}: the checkpoint contradicts the log before it"
+                raise self._corrupt(frame.position, reason)
 
     # ---- judging the end -----------------------------------------------------------------
 
-    def _continues(self, number: int, end: int) -> bool:
-        """Tell whether the next segment begins with its own checkpoint right behind `end`."""
-        file = self._fs.open_read(f"{self._directory}/{segment_name(number)}")
-        try:
-            frame = next(read_frames(file, number, _Stop()), None)
-            if frame is None or frame.header.kind is not Kind.CHECKPOINT:
-                return False
-            if frame.header.base_index != number:
-                return False
-            return decode_checkpoint(frame.body).previous_end == end
-        finally:
-            file.close()
+    def _check_unstarted(self, number: int, later: list[int]) -> None:
+        """Raise CorruptLogError if a segment without a checkpoint of its own once had one."""
+        found, begin = self._found, position_at(number, 0)
+        if found.end and number != found.number + 1:
+            missing = segment_name(found.number + 1)
+            raise self._corrupt(found.end, f"{missing} is missing", evidence=begin)
+        found.unstarted = (number,)
+        if later:
+            raise self._shorter(position_at(later[0], 0))
+        if not found.end and number != 1:
+            raise self._corrupt(begin, f"{self._start.reason}; nothing is left of the log before")
 
-    def _judge(
-        self, position: int, stop: _Stop, numbers: list[int], sealed_end: int | None
-    ) -> None:
-        """Raise CorruptLogError if something durable is proved to have stood at `position`."""
-        if sealed_end is not None and sealed_end > position:
-            raise self._corrupt(position, f"{stop.reason}; the log was stopped cleanly")
-        for number in numbers:
-            start = position & 0xFFFF_FFFF if number == position >> 32 else 0
-            evidence = self._evidence(number, start, position)
-            if evidence is not None:
-                raise self._corrupt(position, stop.reason, evidence)
-
-    def _evidence(self, number: int, start: int, position: int) -> int | None:
-        """Find a valid frame from `start` on that says it was written after `position` synced."""
-        file = self._fs.open_read(f"{self._directory}/{segment_name(number)}")
-        uid = self._found.uid if number == self._found.number and start else None
-        try:
-            for offset, prefix in _scan(file, start):
-                if uid is None and offset == 0:
-                    uid = prefix.segment_uid
-                if prefix.durable_pos > position and uid in (None, prefix.segment_uid):
-                    return position_at(number, offset)
-        finally:
-            file.close()
-        return None
-
-    def _note_torn(self, position: int, stop: _Stop, later: list[int]) -> None:
-        """Describe the torn tail, if there is one: unacknowledged bytes of ours behind the end."""
-        size = 0
-        number = position >> 32
-        if stop.ours:
-            size += self._found.segments.get(number, 0) - (position & 0xFFFF_FFFF)
-        for name in map(segment_name, later):
-            file = self._fs.open_read(f"{self._directory}/{name}")
-            size += file.size()
-            file.close()
-        if stop.ours or later:
-            self._found.torn = TornTail(position, size, stop.reason)
-
-    def _check_contiguous(self) -> None:
-        for group, log in sorted(self._groups.items()):
-            if log.batches and log.batches[0].base_index > log.released_index + 1:
-                first = log.batches[0]
-                raise self._corrupt(
-                    first.position,
-                    f"group {group}: entries {log.released_index + 1} to"
-                    f" {first.base_index - 1} are missing",
-                )
-
-    def _corrupt(self, position: int, reason: str, evidence: int | None = None) -> CorruptLogError:
-        return CorruptLogError(self._directory, position, reason, evidence)
-
-
-def _scan(file: File, start: int) -> Iterator[tuple[int, FramePrefix]]:
-    """Yield (offset, prefix) of every CRC-valid frame prefix at or behind `start`, by magic."""
-    size = file.size()
-    offset = start
-    while offset + FRAME_BYTES_MIN <= size:
-        chunk = file.pread(CHUNK_BYTES, offset)
-        place = chunk.find(_MAGIC_BYTES, PREFIX_BYTES)
-        while place >= 0:
-            begin = place - PREFIX_BYTES
-            whole = begin + FRAME_BYTES_MIN <= len(chunk)
-            if (offset + begin) % 8 == 0 and whole:
-                prefix = _prefix_or_none(memoryview(chunk)[begin : begin + FRAME_BYTES_MIN])
-                if prefix is not None:
-                    yield offset + begin, prefix
-            place = chunk.find(_MAGIC_BYTES, place + 1)
-        if offset + len(chunk) >= size:
+    def _judge_end(self) -> None:
+        """Raise CorruptLogError if something durable is proved to have stood behind the end."""
+        found, sealed_end = self._found, self._sealed_end
+        if sealed_end is not None:
+            if sealed_end > found.end:
+                raise self._shorter(None)
+            if sealed_end < found.end or found.unstarted:
+                raise self._corrupt(sealed_end, "something stands behind the end of a clean stop")
+            found.sealed = True
             return
-        offset += len(chunk) - FRAME_BYTES_MIN
+        head = self._trace_head()
+        new = self._trace_unstarted() if found.unstarted else _Trace()
+        for trace in (head, new):
+            if trace.evidence is not None:
+                raise self._shorter(trace.evidence)
+        if head.touched or new.touched:
+            number = found.number or found.unstarted[0]
+            size = -offset_of_position(found.end)
+            for each in {number, *found.unstarted}:
+                with closing(self._fs.open_read(self._path(each))) as file:
+                    size += file.size()
+            stop = self._stop if head.touched else self._start
+            found.torn = TornTail(found.end or position_at(number, 0), size, stop.reason)
 
+    def _trace_head(self) -> _Trace:
+        """Look behind the end in the segment that holds it; only frames with its uid count."""
+        found, trace, rest = self._found, _Trace(touched=self._stop.ours), Rest()
+        if not found.end:
+            return trace
+        with closing(self._fs.open_read(self._path(found.number))) as file:
+            for offset, prefix in scan_frames(file, offset_of_position(found.end), rest):
+                if prefix.segment_uid == found.uid:
+                    trace.touched = True
+                    if prefix.durable_pos > found.end:
+                        trace.evidence = position_at(found.number, offset)
+                        return trace
+        if not self._recycled and not rest.blank:
+            trace.touched = True
+        return trace
 
-def _prefix_or_none(head: memoryview) -> FramePrefix | None:
-    try:
-        prefix = decode_prefix(head)
-        RecordHeader.unpack(head[PREFIX_BYTES:])
-    except (FrameError, NewerFormatError):
-        return None
-    return prefix
+    def _trace_unstarted(self) -> _Trace:
+        """Look into a segment without a checkpoint of its own.
+
+        There is no uid to compare with: `durable_pos` alone tells this use from an older one.
+        """
+        found, trace = self._found, _Trace()
+        (number,) = found.unstarted
+        threshold = found.end or position_at(number, 0)
+        with closing(self._fs.open_read(self._path(number))) as file:
+            for offset, prefix in scan_frames(file, 0):
+                trace.touched = trace.touched or prefix.durable_pos >= threshold
+                if prefix.durable_pos > threshold:
+                    trace.evidence = position_at(number, offset)
+                    return trace
+        return trace
+
+    def _shorter(self, evidence: int | None) -> CorruptLogError:
+        """Return the error for a log that ends too early, at the place that is damaged.
+
+        That is the end, or the start of the segment behind it if the last one looks whole.
+        """
+        found, stop = self._found, self._stop
+        sealed = "" if self._sealed_end is None else "; the log was stopped cleanly"
+        behind = max(evidence or 0, self._sealed_end or 0) >> 32
+        if behind > found.number and not self._trace_head().touched:
+            if not found.unstarted:
+                reason = f"{segment_name(found.number + 1)} is missing{sealed}"
+                return self._corrupt(found.end, reason, evidence=evidence)
+            begin = position_at(found.unstarted[0], 0)
+            reason = f"{self._start.reason}{sealed}"
+            return self._corrupt(begin, reason, evidence=evidence, cause=self._start.cause)
+        reason = f"{stop.reason}{sealed}"
+        return self._corrupt(found.end, reason, evidence=evidence, cause=stop.cause)
+
+    # ---- words ---------------------------------------------------------------------------
+
+    def _path(self, number: int) -> str:
+        return f"{self._directory}/{segment_name(number)}"
+
+    def _corrupt(
+        self,
+        position: int,
+        reason: str,
+        *,
+        evidence: int | None = None,
+        cause: FrameError | None = None,
+    ) -> CorruptLogError:
+        return CorruptLogError(self._directory, position, reason, evidence=evidence, cause=cause)

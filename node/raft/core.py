@@ -77,11 +77,15 @@ class Core:
         make_noop: NoopBuilder,
         now: int,
     ) -> None:
-        """Start as a follower of the persisted term; everything in `log` is durable."""
+        """Start as a follower of the persisted term; everything in `log` is durable.
+
+        A torn write may have kept an entry and lost the record of its term, which nothing has
+        depended on then: such a term is taken from the log, without a vote.
+        """
         self.config = config
         self.log = log
-        self.term = hard_state.term
-        self.vote = hard_state.vote
+        self.term = max(hard_state.term, log.last_term)
+        self.vote = hard_state.vote if hard_state.term == self.term else NO_NODE
         self.role = Role.FOLLOWER
         self.leader = NO_NODE
         self.commit = log.start.index
@@ -101,8 +105,9 @@ class Core:
         self._heartbeat_at = 0
         self._quorum_check_at = 0
         self._election_at = 0
+        self._lateness_forgiven = False
         self._reset_election_timer(now)
-        self._hard_dirty = False
+        self._hard_dirty = self.durable_hard_state != self._hard_state()
         self._truncate_from: Index | None = None
         self._append: list[Batch] = []
         self._send_now: list[Message] = []
@@ -132,15 +137,24 @@ class Core:
             if self.role is Role.LEADER and now >= self._heartbeat_at:
                 self._send_heartbeats(now)
         elif now >= self._election_at:
-            self._start_pre_vote(now)
+            if self.role is Role.CANDIDATE and not self._hard_state_is_durable():
+                # Our disk is slow: nobody has been asked yet, so there is nothing to start over.
+                self._reset_election_timer(now)
+            else:
+                self._start_pre_vote(now)
 
     def extend_election_timer(self, now: int, lateness: int) -> None:
-        """Give a turn that came `lateness` ns late that time back: we slept, not the leader.
+        """Give a turn that came `lateness` ns late that time back: we slept, not our peers.
 
-        At most one shortest timeout: by then a living leader has been heard.
+        A leader's quorum check is extended likewise. At most one shortest timeout (by then the
+        living have been heard), and once per armed timer (who is always late must still act).
         """
+        if self._lateness_forgiven:
+            return
+        self._lateness_forgiven = True
         grace = now + min(lateness, self.config.election_ns_min)
         self._election_at = max(self._election_at, grace)
+        self._quorum_check_at = max(self._quorum_check_at, grace)
 
     def forget_leader(self, now: int, jitter_ns: int) -> None:
         """Drop the leader, known to be dead, and campaign within `jitter_ns` (etcd ForgetLeader).
@@ -172,8 +186,11 @@ class Core:
             self._grants.append(ReadGrant(context, NO_INDEX, False))
 
     def step(self, message: Message, now: int) -> None:
-        """Take in one message from a peer. Foreign and unknown senders are ignored."""
-        if message.sender not in self._peers or message.to != self.config.node:
+        """Take in one message from a peer; ignore strangers, other receivers, other groups."""
+        config = self.config
+        if message.sender not in self._peers:
+            return
+        if message.to != config.node or message.group != config.group:
             return
         if isinstance(message, PreVote):
             self._on_pre_vote(message, now)
@@ -198,7 +215,8 @@ class Core:
             self.durable_index = token.last_index
         if self.role is Role.LEADER:
             self._advance_commit()
-        elif self.role is Role.CANDIDATE and self.durable_hard_state == self._hard_state():
+        elif self.role is Role.CANDIDATE and self._hard_state_is_durable():
+            self._reset_election_timer(now)  # the vote requests leave now, not before
             result = self._tally.record(self.config.node, granted=True)
             self._conclude_election(result, now)
 
@@ -291,7 +309,7 @@ class Core:
 
     def _become_leader(self, now: int) -> None:
         assert self.role is Role.CANDIDATE
-        assert self.durable_hard_state == self._hard_state(), "the own vote is durable first"
+        assert self._hard_state_is_durable(), "the own vote is durable first"
         self.role = Role.LEADER
         self.leader = self.config.node
         self._reads = PendingReads()
@@ -299,14 +317,14 @@ class Core:
         self.progress = {peer: Progress(next_index) for peer in self._peers}
         self.uncommitted_bytes = self.log.bytes_after(self.commit)
         self._heartbeat_at = now + self.config.heartbeat_ns
-        self._quorum_check_at = now + self.config.election_ns_max
+        self._arm_quorum_check(now)
         self.propose(self._make_noop(self.term, next_index))
 
     def _conclude_election(self, result: VoteResult, now: int) -> None:
-        if result is VoteResult.WON:
-            self._become_leader(now)
-        elif result is VoteResult.LOST:
+        if result is VoteResult.LOST:
             self._become_follower(self.term, now)
+        elif result is VoteResult.WON and self._hard_state_is_durable():
+            self._become_leader(now)
 
     def _check_quorum(self, now: int) -> None:
         """Step down unless a majority answered since the last check (thesis §6.2)."""
@@ -316,7 +334,7 @@ class Core:
             return
         for progress in self.progress.values():
             progress.active = False
-        self._quorum_check_at = now + self.config.election_ns_max
+        self._arm_quorum_check(now)
 
     # ---- elections -----------------------------------------------------------------------
 
@@ -399,6 +417,12 @@ class Core:
         self._epoch += 1
         self.durable_index = Index(min(self.durable_index, index - 1))
         self._append = [batch for batch in self._append if batch.meta.base_index < index]
+        # What was acknowledged in this turn and is cut again will never have been durable.
+        self._send_after_sync = [
+            message
+            for message in self._send_after_sync
+            if not (isinstance(message, AppendReply) and message.ok and message.index >= index)
+        ]
         if index <= stored_last:
             # An earlier cut of this turn lies above: what it left of the log ends at stored_last.
             self._truncate_from = index
@@ -551,6 +575,9 @@ class Core:
     def _hard_state(self) -> HardState:
         return HardState(self.term, self.vote)
 
+    def _hard_state_is_durable(self) -> bool:
+        return self.durable_hard_state == self._hard_state()
+
     def _head(self, to: NodeId) -> tuple[GroupId, NodeId, NodeId, Term]:
         """The fields that every message starts with."""
         return self.config.group, self.config.node, to, self.term
@@ -560,6 +587,11 @@ class Core:
             self._epoch, self.term, self.vote, self.log.last_index, self.log.last_term
         )
 
+    def _arm_quorum_check(self, now: int) -> None:
+        self._quorum_check_at = now + self.config.election_ns_max
+        self._lateness_forgiven = False
+
     def _reset_election_timer(self, now: int) -> None:
         self._draws += 1
+        self._lateness_forgiven = False
         self._election_at = now + election_timeout_ns(self.config, self._draws)

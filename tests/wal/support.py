@@ -79,9 +79,7 @@ def open_log(
     draw_uid: Callable[[], int] | None = None,
 ) -> tuple[Log, Recovered]:
     """Open with the inline driver: an append is durable when it returns."""
-    return Log.open(
-        fs or OsFilesystem(), str(directory), identity, options(policy, draw_uid)
-    )
+    return Log.open(fs or OsFilesystem(), str(directory), identity, options(policy, draw_uid))
 
 
 @contextmanager

@@ -1,0 +1,210 @@
+"""Drives a workload through a client, keeps a fixed number of operations outstanding, measures.
+
+Closed loop: a new operation is submitted when an old one has ended, so a stalled cluster is not
+buried, and the latencies are those of operations that were really under way. `Load.run` belongs
+to the caller's thread; completions are counted on the client's thread.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from cluster.client import Client, ClientFuture
+    from cluster.workload import Item, Workload
+
+__all__ = ["LOAD_SCHEMA", "Interrupted", "LatencyHistogram", "Load", "LoadPlan", "LoadReport"]
+
+LOAD_SCHEMA: Final = "raftdeck.load/1"
+OUTSTANDING_MAX: Final = 16_384
+"""A quarter of what a client holds (65,536 operations)."""
+_BUCKETS_PER_DOUBLING: Final = 64
+"""Neighbouring buckets differ by 1.1 %: finer than two runs on one machine do."""
+
+
+class LatencyHistogram:
+    """Latencies in ns, in logarithmic buckets: about 2,000 of them cover 1 µs to 1 h."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self._total = 0
+        self.longest_ns = 0
+
+    def add(self, latency_ns: int) -> None:
+        """Count one latency."""
+        self._counts[int(math.log2(max(1, latency_ns)) * _BUCKETS_PER_DOUBLING)] += 1
+        self._total += 1
+        self.longest_ns = max(self.longest_ns, latency_ns)
+
+    def quantile_ms(self, fraction: float) -> float | None:
+        """Return the middle of the bucket that holds the quantile; None if nothing was counted."""
+        if not self._total:
+            return None
+        left = fraction * self._total
+        for bucket in sorted(self._counts):
+            left -= self._counts[bucket]
+            if left <= 0:
+                break
+        middle: float = 2 ** ((bucket + 0.5) / _BUCKETS_PER_DOUBLING)
+        return min(middle, self.longest_ns) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """How much, how long, how wide. One of `seconds` and `operations` ends the run."""
+
+    workload: Workload
+    outstanding: int = 64
+    read_percent: int = 0
+    seconds: float | None = None
+    operations: int | None = None
+    timeout_s: float = 5.0
+    seed: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What was measured. Rates count acknowledged operations, from the first submission to the end.
+
+    `indefinite` operations may or may not have been applied; `definite` errors were not.
+    """
+
+    workload: str
+    seconds: float
+    operations: int
+    acked: int
+    reads: int
+    definite: int
+    indefinite: int
+    ops_per_s: float
+    mb_per_s: float
+    p50_ms: float | None
+    p99_ms: float | None
+    max_ms: float | None
+    outstanding: int
+    last_error: str | None = None
+
+    def encode(self) -> dict[str, Any]:
+        """Return the JSON document of `raftdeck load --json`."""
+        return {"schema": LOAD_SCHEMA} | asdict(self)
+
+
+class Load:
+    """One run."""
+
+    def __init__(self, client: Client, plan: LoadPlan) -> None:
+        self._client = client
+        self._plan = plan
+        self._window = threading.Semaphore(plan.outstanding)
+        self._latencies = LatencyHistogram()
+        self._rng = random.Random(plan.seed)
+        self._written: list[bytes] = []
+        self.submitted = 0
+        self.acked = 0
+        self._reads = 0
+        self._bytes = 0
+        self._definite = 0
+        self._indefinite = 0
+        self._last_error: str | None = None
+
+    def run(self, tick: Callable[[float], object] = lambda _: None) -> LoadReport:
+        """Submit until the plan ends, wait for what is outstanding, and report.
+
+        `tick(seconds)` is called about ten times a second, for a progress line.
+        """
+        started = time.monotonic()
+        interrupted = False
+        try:
+            self._submit_all(started, tick)
+        except KeyboardInterrupt:  # report what was measured; the caller sees it by the exit code
+            interrupted = True
+        for _ in range(self._plan.outstanding):
+            self._window.acquire()
+        report = self._report(time.monotonic() - started)
+        if interrupted:
+            raise Interrupted(report)
+        return report
+
+    def _submit_all(self, started: float, tick: Callable[[float], object]) -> None:
+        plan = self._plan
+        next_tick = started
+        for item in plan.workload.rounds():
+            while True:
+                now = time.monotonic()
+                if now >= next_tick:
+                    tick(now - started)
+                    next_tick = now + 0.1
+                if plan.seconds is not None and now >= started + plan.seconds:
+                    return
+                if self._window.acquire(timeout=0.05):
+                    break
+            self._submit(item)
+            if plan.operations is not None and self.submitted >= plan.operations:
+                return
+
+    def _submit(self, item: Item) -> None:
+        self.submitted += 1
+        begun = time.monotonic_ns()
+        future: ClientFuture[Any]
+        if self._written and self._rng.randrange(100) < self._plan.read_percent:
+            self._reads += 1
+            key = self._written[self._rng.randrange(len(self._written))]
+            future = self._client.get_nowait(key, self._plan.timeout_s)
+            future.add_done_callback(lambda done: self._ended(done, begun, 0))
+            return
+        if self._plan.read_percent and len(self._written) < OUTSTANDING_MAX:
+            self._written.append(item.key)
+        size = len(item.key) + len(item.value)
+        future = self._client.put_nowait(item.key, item.value, self._plan.timeout_s)
+        future.add_done_callback(lambda done: self._ended(done, begun, size))
+
+    def _ended(self, future: ClientFuture[Any], begun: int, size: int) -> None:
+        """Count a completion; on the client's thread."""
+        error = future.exception()
+        if error is None:
+            self.acked += 1
+            self._bytes += size
+            self._latencies.add(time.monotonic_ns() - begun)
+        else:
+            from cluster.client_types import DefiniteError
+
+            if isinstance(error, DefiniteError):
+                self._definite += 1
+            else:
+                self._indefinite += 1
+            self._last_error = str(error)
+        self._window.release()
+
+    def _report(self, seconds: float) -> LoadReport:
+        longest = self._latencies.longest_ns
+        return LoadReport(
+            workload=self._plan.workload.name,
+            seconds=round(seconds, 3),
+            operations=self.submitted,
+            acked=self.acked,
+            reads=self._reads,
+            definite=self._definite,
+            indefinite=self._indefinite,
+            ops_per_s=round(self.acked / seconds, 1),
+            mb_per_s=round(self._bytes / seconds / 1e6, 3),
+            p50_ms=self._latencies.quantile_ms(0.5),
+            p99_ms=self._latencies.quantile_ms(0.99),
+            max_ms=longest / 1e6 if longest else None,
+            outstanding=self._plan.outstanding,
+            last_error=self._last_error,
+        )
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run; carries what was measured until then."""
+
+    def __init__(self, report: LoadReport) -> None:
+        super().__init__()
+        self.report = report

@@ -1,0 +1,139 @@
+"""Runs seeds one after another, and reports each failure with what repeats it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from time import process_time
+
+from cluster.sim.plan import Plan, draw_plan
+from cluster.sim.world import World, WorldResult
+from node.assembly import assemble
+from node.raft.invariants import InvariantError
+
+from cluster.sim.node import Assemble  # isort: skip
+
+__all__ = ["Campaign", "SeedFailure", "run_campaign", "run_seed", "trace_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class SeedFailure:
+    """A seed that did not hold: what failed, when, and how to see it again."""
+
+    seed: int
+    kind: str
+    """Name of the invariant, or of the exception's type."""
+    text: str
+    at_ns: int
+
+    @property
+    def command(self) -> str:
+        """The command that repeats this seed with its trace."""
+        return f"python -m cluster.sim --first {self.seed} --seeds 1 --trace"
+
+    def __str__(self) -> str:
+        return f"seed {self.seed} at {self.at_ns / 1e9:.6f} s: {self.text}\n  {self.command}"
+
+
+@dataclass(slots=True)
+class Campaign:
+    """The sum over many seeds."""
+
+    seeds: int = 0
+    operations: int = 0
+    acked: int = 0
+    unknown: int = 0
+    faults: int = 0
+    turns: int = 0
+    elections: int = 0
+    virtual_ns: int = 0
+    cpu_s: float = 0.0
+    failures: list[SeedFailure] = field(default_factory=list)
+
+    @property
+    def ms_per_seed(self) -> float:
+        """CPU time per seed in ms."""
+        return 1000 * self.cpu_s / max(1, self.seeds)
+
+    def add(self, outcome: WorldResult | SeedFailure) -> None:
+        """Count one seed."""
+        self.seeds += 1
+        if isinstance(outcome, SeedFailure):
+            self.failures.append(outcome)
+            return
+        self.operations += outcome.operations
+        self.acked += outcome.acked
+        self.unknown += outcome.unknown
+        self.faults += outcome.faults
+        self.turns += outcome.turns
+        self.elections += outcome.elections
+        self.virtual_ns += outcome.virtual_ns
+
+
+def run_seed(
+    seed: int, build: Assemble = assemble, *, without: Iterable[int] = ()
+) -> WorldResult | SeedFailure:
+    """Run one seed, without the faults of the given numbers; a failure is a value here."""
+    return _run(World(_plan(seed, without), build))
+
+
+def trace_of(
+    seed: int, build: Assemble = assemble, *, without: Iterable[int] = ()
+) -> tuple[WorldResult | SeedFailure, str]:
+    """Run one seed with its trace."""
+    world = World(_plan(seed, without), build, tracing=True)
+    outcome = _run(world)
+    assert world.trace is not None
+    if isinstance(outcome, SeedFailure):
+        world.note(f"FAILED {outcome.text}")
+    return outcome, world.trace.text()
+
+
+def run_campaign(
+    seeds: Iterable[int],
+    build: Assemble = assemble,
+    on_seed: Callable[[int, WorldResult | SeedFailure], None] = lambda seed, outcome: None,
+) -> Campaign:
+    """Run seeds and add them up; `on_seed` is called after each."""
+    campaign = Campaign()
+    for seed in seeds:
+        started = process_time()
+        outcome = run_seed(seed, build)
+        campaign.cpu_s += process_time() - started
+        campaign.add(outcome)
+        on_seed(seed, outcome)
+    return campaign
+
+
+def _plan(seed: int, without: Iterable[int]) -> Plan:
+    plan = draw_plan(seed)
+    left_out = set(without)
+    faults = tuple(fault for fault in plan.faults if fault.number not in left_out)
+    return replace(plan, faults=faults)
+
+
+def _run(world: World) -> WorldResult | SeedFailure:
+    try:
+        return world.run()
+    except Exception as error:  # whatever a simulated cluster raises is this seed's finding
+        kind = error.name if isinstance(error, InvariantError) else type(error).__name__
+        place = _place(error)
+        text = f"{type(error).__name__}: {error}{place}"
+        return SeedFailure(world.plan.seed, kind, text, world.heap.now)
+
+
+def _place(error: BaseException) -> str:
+    """Name the line that raised, unless the error explains itself."""
+    if str(error) and not isinstance(error, KeyError | IndexError | TypeError | AttributeError):
+        return _line(error) if type(error) is AssertionError else ""
+    return _line(error)
+
+
+def _line(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    code = trace.tb_frame.f_code
+    return f" [{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name}]"

@@ -1,0 +1,196 @@
+"""Plays a list of faults: who is hit when one begins, and what ends with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cluster.sim.plan import MS
+from cluster.sim.rng import Stream
+from cluster.sim.schedule import Fault, FaultKind
+from node.raft.types import NodeId
+
+if TYPE_CHECKING:
+    from cluster.sim.world import World
+
+__all__ = ["FaultPlay"]
+
+_CUTS = (FaultKind.CUT, FaultKind.CUT_IN, FaultKind.CUT_OUT)
+_DEATHS = (FaultKind.CRASH, FaultKind.POWER)
+_RESTART_NS = 100 * MS
+_FUSE_PERMILLE = 150
+_FUSE_MAX = 8
+
+
+class FaultPlay:
+    """Begins and ends the faults of one world. Overlapping faults hold a node down together."""
+
+    def __init__(self, world: World) -> None:
+        """Play in `world`."""
+        self._world = world
+        self._down: dict[NodeId, set[int]] = {node: set() for node in world.nodes}
+        self._paused: dict[NodeId, set[int]] = {node: set() for node in world.nodes}
+        self._restarts = Stream(world.plan.seed, "restarts")
+        self._exits = 0
+        self._healed = False
+
+    def schedule(self, faults: Sequence[Fault]) -> None:
+        """Put the faults on the heap."""
+        for fault in faults:
+            self._world.heap.at(fault.at_ns, self._begin, fault)
+
+    def heal(self) -> None:
+        """End everything: links whole, disks well, every process up."""
+        self._healed = True
+        world = self._world
+        world.network.heal()
+        for node in world.nodes.values():
+            node.disk.full = False
+            node.disk.failing_syncs = 0
+            node.times.slow = 0
+            self._down[node.node].clear()
+            self._paused[node.node].clear()
+            if not node.up:
+                self._boot(node.node)
+            elif node.paused:
+                node.resume()
+
+    def restart_later(self, node: NodeId) -> None:
+        """Start a process again that has ended by itself."""
+        self._exits += 1
+        number = -self._exits
+        self._down[node].add(number)
+        self._world.heap.after(_RESTART_NS, self._end_death, node, number)
+
+    # ---- one fault -----------------------------------------------------------------------
+
+    def _begin(self, fault: Fault) -> None:
+        if self._healed:
+            return
+        victims = self._victims(fault)
+        self._world.note(f"fault {fault} hits {list(victims)}")
+        end = self._world.heap.now + fault.duration_ns
+        at = self._world.heap.at
+        if fault.kind in _DEATHS:
+            for node in victims:
+                self._kill(node, fault)
+            for node in victims:
+                at(end, self._end_death, node, fault.number)
+        elif fault.kind is FaultKind.PAUSE:
+            for node in victims:
+                self._pause(node, fault.number)
+                at(end, self._end_pause, node, fault.number)
+        elif fault.kind in _CUTS:
+            links = self._links(fault, victims)
+            for link in links:
+                self._world.network.link(*link).cuts += 1
+            at(end, self._end_cut, links)
+        elif fault.kind in (FaultKind.LOSS, FaultKind.DELAY):
+            self._change_links(fault, 1)
+            at(end, self._end_links, fault)
+        else:
+            for node in victims:
+                self._change_disk(node, fault, 1)
+                at(end, self._end_disk, node, fault)
+
+    def _victims(self, fault: Fault) -> tuple[NodeId, ...]:
+        """Resolve the victims' role as things stand now."""
+        world = self._world
+        everybody = list(world.nodes)
+        order = Stream(world.plan.seed, "victims", fault.number).shuffled(everybody)
+        quorum = len(everybody) // 2 + 1
+        match fault.victims:
+            case "leader":
+                return (world.leader() or order[0],)
+            case "one":
+                return (order[0],)
+            case "minority":
+                return tuple(order[: len(everybody) - quorum])
+            case "majority":
+                return tuple(order[:quorum])
+            case _:
+                return tuple(everybody)
+
+    def _kill(self, node: NodeId, fault: Fault) -> None:
+        victim = self._world.nodes[node]
+        was_up = victim.up
+        if fault.kind is FaultKind.POWER:
+            victim.power_loss()
+        elif was_up:
+            victim.kill()
+        self._down[node].add(fault.number)
+        if was_up:
+            self._world.connection_lost(node)
+
+    def _end_death(self, node: NodeId, number: int) -> None:
+        if self._healed and self._world.nodes[node].up:
+            return
+        self._down[node].discard(number)
+        if not self._down[node] and not self._world.nodes[node].up:
+            self._boot(node)
+
+    def _boot(self, node: NodeId) -> None:
+        """Start a node; now and then the power fails again in the middle of its recovery."""
+        fuse = None
+        if not self._healed and self._restarts.chance(_FUSE_PERMILLE):
+            fuse = self._restarts.below(_FUSE_MAX)
+        victim = self._world.nodes[node]
+        if not victim.boot(fuse):
+            if not self._down[node]:
+                self._world.note(f"node {node} loses power while it recovers")
+                self.restart_later(node)
+        elif self._paused[node]:
+            self._world.nodes[node].pause()
+
+    def _pause(self, node: NodeId, number: int) -> None:
+        self._paused[node].add(number)
+        if self._world.nodes[node].up:
+            self._world.nodes[node].pause()
+
+    def _end_pause(self, node: NodeId, number: int) -> None:
+        self._paused[node].discard(number)
+        if not self._paused[node] and self._world.nodes[node].paused:
+            self._world.nodes[node].resume()
+
+    def _links(self, fault: Fault, victims: Sequence[NodeId]) -> list[tuple[int, int]]:
+        links: list[tuple[int, int]] = []
+        for victim in victims:
+            for other in self._world.nodes:
+                if other in victims:
+                    continue
+                if fault.kind is not FaultKind.CUT_IN:
+                    links.append((victim, other))
+                if fault.kind is not FaultKind.CUT_OUT:
+                    links.append((other, victim))
+        return links
+
+    def _end_cut(self, links: Sequence[tuple[int, int]]) -> None:
+        if not self._healed:
+            for link in links:
+                self._world.network.link(*link).cuts -= 1
+
+    def _change_links(self, fault: Fault, sign: int) -> None:
+        for source in self._world.nodes:
+            for target in self._world.nodes:
+                link = self._world.network.link(source, target)
+                if fault.kind is FaultKind.LOSS:
+                    link.loss += sign * fault.amount
+                else:
+                    link.extra_delay += sign * fault.amount * MS
+
+    def _end_links(self, fault: Fault) -> None:
+        if not self._healed:
+            self._change_links(fault, -1)
+
+    def _change_disk(self, node: NodeId, fault: Fault, sign: int) -> None:
+        victim = self._world.nodes[node]
+        if fault.kind is FaultKind.SLOW_DISK:
+            victim.times.slow += sign * fault.amount * MS
+        elif fault.kind is FaultKind.SYNC_ERROR:
+            victim.disk.failing_syncs = 1 if sign > 0 else 0
+        else:
+            victim.disk.full = sign > 0
+
+    def _end_disk(self, node: NodeId, fault: Fault) -> None:
+        if not self._healed:
+            self._change_disk(node, fault, -1)

@@ -1,0 +1,111 @@
+"""The faults of one seed as a list of values; each fault draws from a stream of its own.
+
+A fault names its victims by role where it can ("leader"), resolved when it begins. Every fault has
+a duration, and ends by itself; the world heals whatever is left at the end of the safety phase.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from cluster.sim.rng import Stream
+
+__all__ = ["Fault", "FaultKind", "draw_faults"]
+
+_MS = 1_000_000
+
+
+class FaultKind(Enum):
+    """What a fault does to its victims for its duration."""
+
+    CRASH = "crash"
+    """The process dies (SIGKILL) and is started again at the end; the disk's cache survives."""
+    POWER = "power"
+    """As CRASH, and the disk loses its cache."""
+    PAUSE = "pause"
+    """The process stops (SIGSTOP) and goes on at the end."""
+    CUT = "cut"
+    """No frame passes between victims and the others, either way."""
+    CUT_OUT = "cut-out"
+    """What victims send to the others is lost; they still hear them."""
+    CUT_IN = "cut-in"
+    """What the others send to victims is lost; they are still heard."""
+    LOSS = "loss"
+    """All links lose `amount` permille."""
+    DELAY = "delay"
+    """All links delay by up to `amount` ms."""
+    SLOW_DISK = "slow-disk"
+    """Syncs of victims take `amount` ms longer."""
+    SYNC_ERROR = "sync-error"
+    """The next sync of victims fails with EIO; their process exits, as it must, and restarts."""
+    DISK_FULL = "disk-full"
+    """Files of victims refuse to grow."""
+
+
+_WEIGHTS: tuple[tuple[FaultKind, int], ...] = (
+    (FaultKind.CRASH, 5),
+    (FaultKind.POWER, 7),
+    (FaultKind.PAUSE, 3),
+    (FaultKind.CUT, 5),
+    (FaultKind.CUT_OUT, 2),
+    (FaultKind.CUT_IN, 2),
+    (FaultKind.LOSS, 2),
+    (FaultKind.DELAY, 2),
+    (FaultKind.SLOW_DISK, 2),
+    (FaultKind.SYNC_ERROR, 1),
+    (FaultKind.DISK_FULL, 1),
+)
+_KINDS = tuple(kind for kind, weight in _WEIGHTS for _ in range(weight))
+_VICTIMS = ("leader", "leader", "leader", "one", "one", "minority", "majority", "all")
+_ONE_VICTIM = ("leader", "leader", "one")
+_AMOUNTS = {
+    FaultKind.LOSS: (100, 600),
+    FaultKind.DELAY: (10, 400),
+    FaultKind.SLOW_DISK: (5, 300),
+}
+FAULTS_MIN = 3
+FAULTS_MAX = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault. `victims`: leader, one, minority, majority, all; `number` names its streams."""
+
+    number: int
+    at_ns: int
+    kind: FaultKind
+    victims: str
+    duration_ns: int
+    amount: int = 0
+
+    def __str__(self) -> str:
+        amount = f" {self.amount}" if self.amount else ""
+        return (
+            f"#{self.number} at {self.at_ns / 1e9:.3f} s: {self.kind.value}{amount}"
+            f" {self.victims} for {self.duration_ns / 1e6:.0f} ms"
+        )
+
+
+def draw_faults(seed: int, until_ns: int) -> tuple[Fault, ...]:
+    """Draw the faults of a seed, in the order of their times."""
+    count = Stream(seed, "faults").between(FAULTS_MIN, FAULTS_MAX)
+    faults = [_draw_fault(seed, number, until_ns) for number in range(count)]
+    return tuple(sorted(faults, key=lambda fault: (fault.at_ns, fault.number)))
+
+
+def _draw_fault(seed: int, number: int, until_ns: int) -> Fault:
+    stream = Stream(seed, "fault", number)
+    kind = stream.pick(_KINDS)
+    victims = stream.pick(_VICTIMS)
+    if kind in (FaultKind.CUT, FaultKind.CUT_OUT, FaultKind.CUT_IN) and victims == "all":
+        victims = "leader"
+    if kind in (FaultKind.LOSS, FaultKind.DELAY):
+        victims = "all"
+    if kind in (FaultKind.SYNC_ERROR, FaultKind.DISK_FULL):
+        victims = stream.pick(_ONE_VICTIM)
+    at_ns = stream.between(300 * _MS, until_ns)
+    short = stream.chance(500)
+    duration = stream.between(1, 200) if short else stream.between(200, 1200)
+    low, high = _AMOUNTS.get(kind, (0, 0))
+    return Fault(number, at_ns, kind, victims, duration * _MS, stream.between(low, high))
