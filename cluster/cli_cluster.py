@@ -67,13 +67,12 @@ def up(detach: bool, timeout: float, as_json: bool, **settings: Any) -> None:
     with contextlib.closing(launch(spec)) as cluster:
         try:
             frame = cluster.wait_ready(timeout)
-        except BaseException:
-            with contextlib.suppress(CommandError):  # the first error is the one that matters
-                cluster.down()
+            _announce(cluster, frame, time.monotonic() - began, as_json=as_json)
+            if not detach:
+                _watch(cluster)
+        except BaseException as error:
+            _give_up(cluster, error)
             raise
-        _announce(cluster, frame, time.monotonic() - began, as_json=as_json)
-        if not detach:
-            _watch(cluster)
 
 
 def chosen_spec(given: dict[str, Any]) -> ClusterSpec:
@@ -125,30 +124,37 @@ def _announce(cluster: LocalCluster, frame: ClusterFrame, ready_s: float, *, as_
     click.echo(f"data: {spec.data_dir}")
 
 
+def _give_up(cluster: LocalCluster, error: BaseException) -> None:
+    """End a cluster whose `up` failed or was interrupted; the last line says where the data is."""
+    interrupted = isinstance(error, KeyboardInterrupt)
+    if interrupted:
+        note("stopping …")
+    with contextlib.suppress(CommandError):  # the first error is the one that matters
+        cluster.down()
+    if interrupted:
+        note(f"data: {cluster.spec.data_dir}")
+        raise click.exceptions.Exit(int(Exit.INTERRUPTED)) from None
+
+
 def _watch(cluster: LocalCluster) -> None:
-    """Show events until the cluster ends; Ctrl-C ends it."""
+    """Show events until the cluster ends."""
     import os
 
-    pidfd = os.pidfd_open(cluster.supervisor_pid)
-    seen = 0
-    data = cluster.spec.data_dir
     note("Ctrl-C ends the cluster; its data stays.")
+    pidfd = os.pidfd_open(cluster.supervisor_pid)
     try:
-        while not select.select([pidfd], [], [], 0.25)[0]:
+        seen = 0
+        ended = False
+        while not ended:
             with contextlib.suppress(CommandError):  # it is ending: the pidfd will say so
                 for event in cluster.events(seen):
                     seen = event.sequence
                     note(event.text)
-    except KeyboardInterrupt:
-        note("stopping …")
-        with contextlib.suppress(CommandError):
-            cluster.down()
-        note(f"data: {data}")
-        raise
+            ended = bool(select.select([pidfd], [], [], 0.25)[0])
     finally:
         os.close(pidfd)
     _say_how_it_ended(cluster)
-    note(f"data: {data}")
+    note(f"data: {cluster.spec.data_dir}")
 
 
 def _say_how_it_ended(cluster: LocalCluster) -> None:

@@ -71,7 +71,7 @@ def load(
             report = run.run(_progress(run))
         except Interrupted as end:
             _print(end.report, as_json=as_json)
-            raise
+            raise click.exceptions.Exit(int(Exit.INTERRUPTED)) from None
     _print(report, as_json=as_json)
     if not report.acked:
         raise CommandError(

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -117,7 +117,7 @@ def _packages(name: str, _: Path) -> Finding:
     return judge_packages(name, root, json.loads(answer.stdout))
 
 
-def judge_packages(name: str, root: Path, origins: dict[str, str | None]) -> Finding:
+def judge_packages(name: str, root: Path, origins: Mapping[str, str | None]) -> Finding:
     """Compare where the packages are found with where this one is."""
     for package, origin in origins.items():
         if origin is None:

@@ -53,7 +53,7 @@ class LatencyHistogram:
             if left <= 0:
                 break
         middle: float = 2 ** ((bucket + 0.5) / _BUCKETS_PER_DOUBLING)
-        return min(middle, self.longest_ns) / 1e6
+        return round(min(middle, self.longest_ns) / 1e6, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class Load:
             mb_per_s=round(self._bytes / seconds / 1e6, 3),
             p50_ms=self._latencies.quantile_ms(0.5),
             p99_ms=self._latencies.quantile_ms(0.99),
-            max_ms=longest / 1e6 if longest else None,
+            max_ms=round(longest / 1e6, 3) if longest else None,
             outstanding=self._plan.outstanding,
             last_error=self._last_error,
         )

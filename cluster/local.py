@@ -243,7 +243,6 @@ class LocalCluster:
     def endpoints(self) -> Endpoints:
         """Return what a client needs to find the nodes; it may be handed to another process."""
         from cluster.client import Endpoints
-
         from node.raft.types import NodeId
 
         nodes = {
@@ -305,7 +304,12 @@ def _await_report(process: subprocess.Popen[bytes], spec: ClusterSpec, report: i
     assert process.stderr is not None
     with contextlib.suppress(BrokenPipeError), process.stdin:
         process.stdin.write(spec.to_json().encode())
-    ready = select.select([report], [], [], LAUNCH_TIMEOUT_S)[0]
+    try:
+        ready = select.select([report], [], [], LAUNCH_TIMEOUT_S)[0]
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
     line = os.read(report, ERROR_BYTES_MAX) if ready else b""
     if line:
         document = json.loads(line)

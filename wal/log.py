@@ -172,6 +172,7 @@ class Log:
 
     def release(self, group: int, index: int, term: int) -> AppendHandle:
         """Record that `group` needs nothing up to `index`; frees segments once it is durable."""
+        self._close_released()
         return self.append([release_record(group, index, term)], context=_INTERNAL)
 
     def read(self, group: int, ref: BatchRef) -> Record:
@@ -192,6 +193,7 @@ class Log:
             ) from None
 
     def _read(self, group: int, ref: BatchRef) -> Record:
+        self._close_released()
         self._check_readable(ref)
         number, offset = number_of_position(ref.position), offset_of_position(ref.position)
         view = memoryview(self._reader(number).pread(FRAME_BYTES_MIN + ref.size, offset))
@@ -314,10 +316,13 @@ class Log:
         if told:
             self.on_complete(told)
 
-    def _reader(self, number: int) -> File:
+    def _close_released(self) -> None:
+        """Close the files of segments that were given back: an open file keeps its blocks."""
         oldest = self._committer.head.oldest
-        for released in [each for each in self._readers if each < oldest]:
-            self._readers.pop(released).close()  # an open file would keep its blocks
+        for number in [each for each in self._readers if each < oldest]:
+            self._readers.pop(number).close()
+
+    def _reader(self, number: int) -> File:
         file = self._readers.get(number)
         if file is None:
             file = self._fs.open_read(f"{self.directory}/{segment_name(number)}")

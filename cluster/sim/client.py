@@ -82,7 +82,8 @@ class SimClient:
 
     def finish(self) -> None:
         """Invoke the last operation, a put that has to be acknowledged (at the second try, if
-        the first was refused for certain: a disk may have been full a moment ago)."""
+        the first was refused for certain: a disk may have been full a moment ago).
+        """
         self._left = 0
         key = self._key()
         op = Op(self.number, "put", 0, key, {key: self._value()})

@@ -22,7 +22,7 @@ SECTOR_BYTES = 512
 _READ_ONLY = "opened for reading only"
 
 
-class PowerCut(Exception):  # noqa: N818 - an event of the simulated world, not an error
+class PowerCut(Exception):
     """Raised out of a file operation when the disk's fuse blows: the node dies there and then."""
 
 

@@ -3,6 +3,9 @@
 A cut link drops what is sent while it is cut and what would arrive while it is cut. Frames between
 two endpoints keep their order per lane where the profile says so (as ZeroMQ does); otherwise each
 frame's own delay decides, which is more than any real transport does to us.
+
+Clients stand at negative endpoints. Their links lose and delay, and neither reorder nor duplicate:
+that a refusal is definite rests on a request frame arriving at most once, which ZeroMQ promises.
 """
 
 from __future__ import annotations
@@ -37,10 +40,12 @@ class LinkProfile:
 class Link:
     """One direction between two endpoints. Faults change `cuts`, `loss` and `extra_delay`."""
 
-    __slots__ = ("cuts", "extra_delay", "last_arrival", "loss", "stream")
+    __slots__ = ("cuts", "duplicates", "extra_delay", "in_order", "last_arrival", "loss", "stream")
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, duplicates: int, in_order: bool) -> None:
         self.stream = stream
+        self.duplicates = duplicates
+        self.in_order = in_order
         self.cuts = 0
         """How many faults cut this link at present."""
         self.loss = 0
@@ -51,9 +56,7 @@ class Link:
 class Network:
     """All links of a world."""
 
-    def __init__(
-        self, heap: EventHeap, seed: int, profile: LinkProfile, deliver: Deliver
-    ) -> None:
+    def __init__(self, heap: EventHeap, seed: int, profile: LinkProfile, deliver: Deliver) -> None:
         """Deliver frames through `deliver`, at their time."""
         self.sent = 0
         self.dropped = 0
@@ -67,14 +70,20 @@ class Network:
         """Return the link from `source` to `target`."""
         link = self._links.get((source, target))
         if link is None:
-            link = Link(Stream(self._seed, "link", source, target))
+            client = source < 0 or target < 0
+            profile = self._profile
+            link = Link(
+                Stream(self._seed, "link", source, target),
+                0 if client else profile.duplication,
+                client or profile.in_order,
+            )
             self._links[source, target] = link
         return link
 
     def heal(self) -> None:
         """End every fault of every link, and the profile's loss: what is sent arrives."""
         for link in self._links.values():
-            link.cuts = link.loss = link.extra_delay = 0
+            link.cuts = link.loss = link.extra_delay = link.duplicates = 0
         profile = self._profile
         self._profile = LinkProfile(
             profile.delay_min, profile.delay_spread, profile.delay_tail, in_order=profile.in_order
@@ -93,7 +102,7 @@ class Network:
             self.dropped += 1
             return
         self._schedule(source, target, frame, bits >> 10, bulk)
-        if profile.duplication and (bits >> 54) < profile.duplication * 1024 // 1000:
+        if link.duplicates and (bits >> 54) < link.duplicates * 1024 // 1000:
             self._schedule(source, target, frame, link.stream.bits() >> 10, bulk)
 
     def _schedule(self, source: int, target: int, frame: object, bits: int, bulk: bool) -> None:
@@ -105,7 +114,7 @@ class Network:
         if link.extra_delay:
             delay += (bits >> 26 & 0xFFFF) * link.extra_delay // 0xFFFF
         arrival = self._heap.now + delay
-        if profile.in_order:
+        if link.in_order:
             arrival = max(arrival, link.last_arrival.get(bulk, 0))
             link.last_arrival[bulk] = arrival
         self._heap.at(arrival, self._arrive, link, source, target, frame)

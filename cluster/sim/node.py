@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cluster.sim.disk import PowerCut, SimDisk
-from cluster.sim.driver import DiskTimes, HeapDriver
+from cluster.sim.driver import HeapDriver
 from cluster.sim.heap import EventHeap
 from cluster.sim.network import Network
 from cluster.sim.plan import MS, Plan
@@ -384,4 +384,3 @@ class SimNode:
 def client_identity(endpoint: int) -> bytes:
     """Return what a node's ROUTER calls the client at a (negative) endpoint."""
     return (-endpoint).to_bytes(_CLIENT_BYTES, "little")
-

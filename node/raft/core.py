@@ -315,7 +315,7 @@ class Core:
         self._reads = PendingReads()
         next_index = Index(self.log.last_index + 1)
         self.progress = {peer: Progress(next_index) for peer in self._peers}
-        self.uncommitted_bytes = self.log.bytes_after(self.commit)
+        self.uncommitted_bytes = self.log.bytes_between(self.commit, self.log.last_index)
         self._heartbeat_at = now + self.config.heartbeat_ns
         self._arm_quorum_check(now)
         self.propose(self._make_noop(self.term, next_index))
@@ -528,18 +528,8 @@ class Core:
             return
         assert index <= self.log.last_index
         if self.role is Role.LEADER:
-            before = self.uncommitted_bytes
-            self.uncommitted_bytes = before - self._bytes_between(self.commit, index)
+            self.uncommitted_bytes -= self.log.bytes_between(self.commit, index)
         self.commit = Index(index)
-
-    def _bytes_between(self, low: Index, high: int) -> int:
-        total, index = 0, Index(low + 1)
-        while index <= high:
-            meta = self.log.batch_of(index)
-            assert meta is not None
-            total += meta.size
-            index = Index(meta.last_index + 1)
-        return total
 
     def _start_read_round(self, now: int) -> None:
         """Send a heartbeat round for the reads of this turn, once the term has a commit."""

@@ -129,9 +129,10 @@ class LogView:
             position -= 1
         return self._start.index, self._start.term
 
-    def bytes_after(self, index: int) -> int:
-        """Return the bytes of all batches behind the batch end `index`."""
-        return sum(meta.size for meta in self._metas[self._position(index) + 1 :])
+    def bytes_between(self, low: int, high: int) -> int:
+        """Return the bytes of the batches behind the batch end `low`, up to the batch end `high`."""
+        first, last = self._position(low) + 1, self._position(high)
+        return sum(meta.size for meta in self._metas[first : last + 1])
 
     def _position(self, index: int) -> int:
         """List position of the last batch that starts at or before `index`; -1 if none."""

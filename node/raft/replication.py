@@ -33,7 +33,7 @@ class Refused:
 
 
 def judge_append(log: LogView, commit: Index, message: Append) -> Accepted | Refused | None:
-    """Decide about an Append of the current leader; None if its batches are not contiguous.
+    """Decide about an Append of the current leader; None if its batches cannot be a log's.
 
     Entries already present are never cut: a stale or reordered Append that is shorter than the
     log must not delete what was acknowledged. Committed entries are matched by definition.
@@ -41,15 +41,15 @@ def judge_append(log: LogView, commit: Index, message: Append) -> Accepted | Ref
     if message.prev_index > commit and not log.matches(message.prev_index, message.prev_term):
         below = min(message.prev_index - 1, log.last_index)
         return Refused(*log.hint_for(below, message.prev_term))
-    verified = message.prev_index
+    verified, term = message.prev_index, message.prev_term
     truncate_from: Index | None = None
     new: list[Batch] = []
     for batch in message.batches:
         assert isinstance(batch, Batch), "an incoming Append carries bytes"
         meta = batch.meta
-        if meta.base_index != verified + 1 or meta.term > message.term:
+        if meta.base_index != verified + 1 or not term <= meta.term <= message.term:
             return None
-        verified = meta.last_index
+        verified, term = meta.last_index, meta.term
         if new or (verified > commit and not _holds(log, meta.base_index, meta.term)):
             if not new and meta.base_index <= log.last_index:
                 truncate_from = meta.base_index

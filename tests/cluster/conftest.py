@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,14 @@ PLANTED = Path(__file__).resolve().parent.parent / "planted"
 def node_frame(node, state="running", role="follower", *, leader=1, age_ms=5, **group):
     """One node; a dead one has no snapshot, as a supervisor's frames have it."""
     state = ProcessState(state)
-    values = {"term": 3, "vote": 0, "last": 20, "commit": 20, "applied": 20, "durable": 20}
+    values: dict[str, Any] = {
+        "term": 3,
+        "vote": 0,
+        "last": 20,
+        "commit": 20,
+        "applied": 20,
+        "durable": 20,
+    }
     values |= {"elections": 0} | group
     truth = ProcessTruth(state, "user", 1_000, 1, pid=100 + node if state.alive else None)
     if not state.alive:

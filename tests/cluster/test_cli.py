@@ -308,5 +308,6 @@ def test_an_error_survives_the_control_socket():
     error = CommandError(Exit.NO_QUORUM, "not yet")
     again = CommandError.decode(error.encode())
     assert (again.exit_code, str(again)) == (Exit.NO_QUORUM, "not yet")
+    odd: object
     for odd in ("text", None, {}, {"exit": 99}, {"exit": []}, {"exit": "2"}):
         assert CommandError.decode(odd).exit_code is Exit.FAILED

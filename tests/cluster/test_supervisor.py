@@ -16,7 +16,7 @@ import pytest
 import zmq
 
 from cluster.exits import CommandError, Exit
-from cluster.frames import ProcessState
+from cluster.frames import ClusterFrame, ProcessState
 from cluster.local import LocalCluster, remove_leftovers
 from cluster.paths import control_path, list_runs, run_dir_of
 from cluster.processes import module_environment
@@ -73,7 +73,7 @@ def test_a_subscriber_gets_ten_frames_a_second_with_rates(cluster):
     """The stub counts 100 syncs and 1,000 entries a second of its life."""
     stream = cluster.stream()
     try:
-        frames = []
+        frames: list[ClusterFrame] = []
         while len(frames) < 15:
             frame = stream.newest(5)
             assert frame is not None
@@ -250,9 +250,11 @@ def test_a_node_that_cannot_start_reports_its_own_error(spec, node_exit, verb_ex
 
 
 def test_an_entry_module_that_does_not_exist_is_reported(spec):
-    with LocalCluster.launch(replace(spec, entry_module="no_such_module")) as cluster:
-        with pytest.raises(CommandError, match="No module named no_such_module"):
-            cluster.wait_ready()
+    with (
+        LocalCluster.launch(replace(spec, entry_module="no_such_module")) as cluster,
+        pytest.raises(CommandError, match="No module named no_such_module"),
+    ):
+        cluster.wait_ready()
 
 
 def test_a_directory_of_another_node_or_cluster_is_refused_and_left_alone(spec):
@@ -310,7 +312,7 @@ def test_down_leaves_no_process_socket_or_lock_and_all_the_data(spec, desk, livi
     cluster = LocalCluster.launch_detached(spec)
     cluster.wait_ready()
     cluster.pause("n3")
-    pids = [part.process.pid for part in cluster.frame().nodes]
+    pids = [part.process.pid or 0 for part in cluster.frame().nodes]
     cluster.down()
     cluster.close()
     assert not [pid for pid in (*pids, cluster.supervisor_pid) if psutil.pid_exists(pid)]
@@ -376,6 +378,7 @@ def test_a_cluster_ends_cleanly_with_its_launcher_however_that_dies(
         env=module_environment(),
     )
     with launcher:
+        assert launcher.stdout is not None
         assert launcher.stdout.readline() == b"ready\n"
         launcher.send_signal(number)
     assert eventually(lambda: not living(str(desk)) and not list_runs())
@@ -442,6 +445,8 @@ def test_data_survives_from_one_up_to_the_next(spec):
         cluster.wait_ready()
     kept = {path: path.read_bytes() for path in Path(spec.data_dir).rglob(IDENTITY_FILE)}
     assert len(kept) == 3
-    with LocalCluster.launch(load_spec(spec.data_dir)) as cluster:
+    found = load_spec(spec.data_dir)
+    assert found is not None
+    with LocalCluster.launch(found) as cluster:
         cluster.wait_ready()
         assert all(path.read_bytes() == text for path, text in kept.items())

@@ -172,14 +172,14 @@ def test_a_pipe_is_no_input(tmp_path):
 def test_an_unreadable_input_is_a_clear_error(tmp_path, monkeypatch):
     # Root reads everything, so the refusal is played by the calls that would report it.
     tree(tmp_path, {"d/secret": b"1"})
-    monkeypatch.setattr(workload.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(WorkloadError, match=r"d/secret: cannot be read; check its permissions"):
         read_input(tmp_path)
 
     def refuse(path):
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(workload.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(WorkloadError, match="cannot be read: Permission denied"):
         read_input(tmp_path)
 

@@ -114,7 +114,7 @@ def test_a_turn_takes_a_bounded_number_of_requests(router, pool):
     lane = AdminLane(router, {"status": lambda args: None})
     for _ in range(20):
         ask(pool, 1, "status")
-    taken = []
+    taken: list[int] = []
     while sum(taken) < 20:
         assert router.poll(5000)
         taken.append(lane.handle_ready())

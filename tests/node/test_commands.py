@@ -64,7 +64,7 @@ def test_what_is_encoded_decodes_to_the_same_operation(operation, session, seq, 
     body = kind(around + entry + around)
     command = decode(body, len(around), len(around) + len(entry))
     assert command is not None
-    opcode, *stamp, key, expect, value, nested = command
+    opcode, *stamp, key, _, value, nested = command
     assert (opcode, stamp) == (operation.opcode, [session, seq, acked_below])
     if opcode == Opcode.BATCH:
         assert tuple(inner[4] for inner in nested) == operation.keys
@@ -78,7 +78,9 @@ def test_what_is_encoded_decodes_to_the_same_operation(operation, session, seq, 
 def _shape(command):
     """The fields of the Operation that a decoded command came from."""
     opcode, _, _, _, key, expect, value, _ = command
-    body = {Opcode.PUT: (key, value), Opcode.DELETE: (key,)}.get(opcode, (key, expect or b"", value))
+    body = {Opcode.PUT: (key, value), Opcode.DELETE: (key,)}.get(
+        opcode, (key, expect or b"", value)
+    )
     flags = int(opcode == Opcode.CAS and expect is None)
     size = 32 + sum(map(len, body))
     return opcode, flags, len(key), len(expect or b""), body, (key,), size

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ CLUSTER_ID = "0123456789abcdef0123456789abcdef"
 
 
 def config(**changes):
-    values = {
+    values: dict[str, Any] = {
         "cluster_id": CLUSTER_ID,
         "cluster_name": "deck",
         "node": 2,

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -56,10 +57,11 @@ class Replica:
         (outcome,) = self.do(operation)
         return outcome
 
-    def item(self, key: bytes):
-        result = self.machine.query([1, key])
-        assert isinstance(result, list)
-        return result[1]
+    def query(self, query: list[object]) -> Any:
+        return self.machine.query(query)
+
+    def item(self, key: bytes) -> Any:
+        return self.query([1, key])[1]
 
 
 def test_a_put_sets_value_revisions_and_version():
@@ -112,7 +114,7 @@ def test_a_batch_is_one_revision():
         ]
     )
     assert replica.one(operation) == Outcome(OK, 3)
-    assert replica.machine.query([2, b"", b"", 0]) == [
+    assert replica.query([2, b"", b"", 0]) == [
         3,
         [(b"a", b"3", 1, 3, 4), (b"b", b"1", 3, 3, 1)],
         False,
@@ -122,13 +124,13 @@ def test_a_batch_is_one_revision():
 def test_a_failed_cas_aborts_the_whole_batch():
     replica = Replica()
     replica.do(commands.put(b"a", b"0"), commands.put(b"b", b"0"))
-    before = replica.machine.query([2, b"", b"", 0])
+    before = replica.query([2, b"", b"", 0])
     head = [commands.put(b"a", b"1"), commands.put(b"new", b"1"), commands.delete(b"b")]
     conflict = replica.one(commands.batch([*head, commands.cas(b"a", b"0", b"2")]))
     assert conflict == Outcome(ABORTED, 2, MULTI_OUTCOME.pack(3, CONFLICT) + b"1")
     absent = replica.one(commands.batch([*head, commands.cas(b"b", b"0", b"2")]))
     assert absent == Outcome(ABORTED, 2, MULTI_OUTCOME.pack(3, ABSENT))
-    assert replica.machine.query([2, b"", b"", 0]) == before
+    assert replica.query([2, b"", b"", 0]) == before
 
 
 def test_a_batch_that_changes_nothing_is_no_revision():
@@ -220,7 +222,7 @@ def test_a_range_is_ordered_half_open_and_bounded():
         replica.one(commands.put(key, key))
 
     def keys(*query):
-        revision, items, more = replica.machine.query([2, *query])
+        revision, items, more = replica.query([2, *query])
         assert revision == 4
         return b"".join(item[0] for item in items), more
 
@@ -231,7 +233,7 @@ def test_a_range_is_ordered_half_open_and_bounded():
     assert keys(b"d", b"a", 0) == (b"", False)
     replica.one(commands.delete(b"b"))
     replica.one(commands.put(b"bb", b""))
-    assert replica.machine.query([2, b"a", b"c", 0])[1] == [
+    assert replica.query([2, b"a", b"c", 0])[1] == [
         (b"a", b"a", 3, 3, 1),
         (b"bb", b"", 6, 6, 1),
     ]
@@ -241,10 +243,10 @@ def test_a_range_reply_is_bounded_in_bytes_but_never_empty():
     replica = Replica()
     value = bytes(RANGE_REPLY_BYTES_MAX // 2)
     replica.do(*[commands.put(b"k%d" % i, value) for i in range(3)])
-    _, items, more = replica.machine.query([2, b"", b"", 0])
+    _, items, more = replica.query([2, b"", b"", 0])
     assert ([item[0] for item in items], more) == ([b"k0"], True)
     replica.one(commands.put(b"a", bytes(2 * RANGE_REPLY_BYTES_MAX)))
-    _, items, more = replica.machine.query([2, b"", b"", 0])
+    _, items, more = replica.query([2, b"", b"", 0])
     assert ([item[0] for item in items], more) == ([b"a"], True)
 
 
@@ -252,7 +254,7 @@ def test_a_range_reply_is_bounded_in_items(monkeypatch):
     monkeypatch.setattr(machine_module, "RANGE_ITEMS_MAX", 3)
     replica = Replica()
     replica.do(*[commands.put(b"k%d" % i, b"") for i in range(4)])
-    _, items, more = replica.machine.query([2, b"", b"", 9])
+    _, items, more = replica.query([2, b"", b"", 9])
     assert (len(items), more) == (3, True)
 
 

@@ -309,6 +309,18 @@ class Cluster:
         self.settle()
         assert self.core(number).role is Role.LEADER, f"{number} was not elected"
 
+    def elect_without_replication(self, number: int) -> None:
+        """Elect a node, and lose what it sends as a leader."""
+        self.at_deadline(number)
+        while self.core(number).role is not Role.LEADER:
+            arriving = self.network[:1]
+            assert arriving or self.nodes[number].in_flight, f"{number} was not elected"
+            for message in arriving:
+                self.deliver(message)
+                self.persist(message.to)
+            self.persist(number)
+        self.network.clear()
+
     def heartbeat(self, number: int) -> None:
         """Let a heartbeat interval pass, the leader beat, and settle."""
         self.now += self.core(number).config.heartbeat_ns
