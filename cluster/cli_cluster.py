@@ -67,12 +67,14 @@ def up(detach: bool, timeout: float, as_json: bool, **settings: Any) -> None:
     with contextlib.closing(launch(spec)) as cluster:
         try:
             frame = cluster.wait_ready(timeout)
-            _announce(cluster, frame, time.monotonic() - began, as_json=as_json)
             if not detach:
+                _announce(cluster, frame, time.monotonic() - began, as_json=as_json)
                 _watch(cluster)
         except BaseException as error:
             _give_up(cluster, error)
             raise
+        if detach:  # from here on it is nobody's but its own: a closed stdout does not end it
+            _announce(cluster, frame, time.monotonic() - began, as_json=as_json)
 
 
 def chosen_spec(given: dict[str, Any]) -> ClusterSpec:

@@ -7,7 +7,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from cluster.cli_support import CONTEXT, State, json_option, print_json, setting_option, verb
+from cluster.cli_support import (
+    CONTEXT,
+    LazyGroup,
+    State,
+    json_option,
+    print_json,
+    setting_option,
+    verb,
+)
 from cluster.paths import config_path
 from cluster.settings import SETTINGS
 from cluster.tables import aligned
@@ -15,7 +23,13 @@ from cluster.tables import aligned
 __all__ = ["config"]
 
 
-@click.group("config", context_settings=CONTEXT, epilog="\b\nExample:\n  raftdeck config show")
+@click.group(
+    "config",
+    cls=LazyGroup,
+    verbs={},
+    context_settings=CONTEXT,
+    epilog="\b\nExample:\n  raftdeck config show",
+)
 def config() -> None:
     """Show settings; change them in the TOML file, by RAFTDECK_* variables, or by flags."""
 

@@ -13,6 +13,7 @@ import click
 
 from cluster.cli_support import (
     CONTEXT,
+    LazyGroup,
     attach,
     cluster_option,
     json_option,
@@ -51,7 +52,13 @@ _file: Final = click.option(
 )
 
 
-@click.group("kv", context_settings=CONTEXT, epilog="\b\nExample:\n  raftdeck kv put colour blue")
+@click.group(
+    "kv",
+    cls=LazyGroup,
+    verbs={},
+    context_settings=CONTEXT,
+    epilog="\b\nExample:\n  raftdeck kv put colour blue",
+)
 def kv() -> None:
     """Read and write keys; reads are linearizable unless --local."""
 

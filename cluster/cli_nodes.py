@@ -7,6 +7,7 @@ import click
 from cluster.actions import ACTIONS, Action
 from cluster.cli_support import (
     CONTEXT,
+    LazyGroup,
     Verb,
     attach,
     cluster_option,
@@ -21,7 +22,13 @@ from cluster.selectors import describe_selectors
 __all__ = ["leader", "node"]
 
 
-@click.group("node", context_settings=CONTEXT, epilog="\b\nExample:\n  raftdeck node kill leader")
+@click.group(
+    "node",
+    cls=LazyGroup,
+    verbs={},
+    context_settings=CONTEXT,
+    epilog="\b\nExample:\n  raftdeck node kill leader",
+)
 def node() -> None:
     """Do something to nodes, named by a selector."""
 
@@ -53,7 +60,13 @@ for _action in ACTIONS:
     node.add_command(_command(_action))
 
 
-@click.group("leader", context_settings=CONTEXT, epilog="\b\nExample:\n  raftdeck leader show")
+@click.group(
+    "leader",
+    cls=LazyGroup,
+    verbs={},
+    context_settings=CONTEXT,
+    epilog="\b\nExample:\n  raftdeck leader show",
+)
 def leader() -> None:
     """Ask about leaders."""
 

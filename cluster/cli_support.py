@@ -68,7 +68,7 @@ class LazyVerb(NamedTuple):
 
 
 class LazyGroup(click.Group):
-    """A group whose verbs are imported when they are used."""
+    """A group that names its verbs when given a wrong one, and imports those in its table late."""
 
     def __init__(self, *args: Any, verbs: Mapping[str, LazyVerb], **extra: Any) -> None:
         super().__init__(*args, **extra)

@@ -322,9 +322,8 @@ class AsyncClient:
         # The thread ends within milliseconds and never waits for the loop.
         self._engine.stop()
         self._engine.join()
-        await asyncio.sleep(
-            0
-        )  # let the last completions, queued by the thread, reach their futures
+        # One turn of the loop, so that the last completions reach their futures.
+        await asyncio.sleep(0)
 
     async def put(self, key: bytes, value: bytes, timeout: float | None = None) -> Outcome:
         """As `Client.put`."""

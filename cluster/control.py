@@ -22,6 +22,7 @@ __all__ = ["Control", "FrameStream"]
 REQUEST_TIMEOUT_S = 10.0
 LOOK_INTERVAL_S = 0.25
 """How often a waiting request looks whether the supervisor still lives."""
+LAST_WORDS_MS = 100
 
 
 class Control:
@@ -82,6 +83,9 @@ class Control:
             if self._socket.poll(int(max(0, min(remaining, LOOK_INTERVAL_S)) * 1000), flag):
                 return
             if not FileLock.is_held(self._run_dir / LOCK_FILE):
+                # Its last answer may have come between the two looks: a `down` ends so.
+                if self._socket.poll(LAST_WORDS_MS, flag):
+                    return
                 raise CommandError(
                     Exit.NO_CLUSTER, f"{self._name}: its supervisor is gone; see: raftdeck ls"
                 )
@@ -123,7 +127,7 @@ class FrameStream:
 def _connected(context: zmq.Context[zmq.Socket[bytes]], kind: int, path: Path) -> zmq.Socket[bytes]:
     socket = context.socket(kind)
     socket.set(zmq.LINGER, 0)
-    socket.set(zmq.IMMEDIATE, 1)
+    # Not IMMEDIATE: with it, a peer that leaves takes the answers along that are not yet read.
     socket.set(zmq.RECONNECT_IVL, 10)
     socket.set(zmq.RCVHWM, 64)
     socket.set(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)

@@ -7,13 +7,14 @@ crcmod's C extension 0.45 GB/s.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Final
 
 import crcmod.predefined
 
-__all__ = ["active", "crc32c", "reference"]
+__all__ = ["active", "crc32c", "only_reference", "reference"]
 
 Buffer = bytes | bytearray | memoryview
 Checksum = Callable[[Buffer, int], int]
@@ -81,3 +82,15 @@ def crc32c(data: Buffer, value: int = 0) -> int:
 def active() -> str:
     """Name the implementation in use: `crc32c`, `google-crc32c` or `crcmod`."""
     return _active_name
+
+
+@contextmanager
+def only_reference() -> Iterator[None]:
+    """Compute every CRC of this process with crcmod meanwhile (`wal verify --reference`)."""
+    global _active_name, _active_function
+    before = _active_name, _active_function
+    _active_name, _active_function = "crcmod", reference
+    try:
+        yield
+    finally:
+        _active_name, _active_function = before

@@ -16,7 +16,15 @@ from typing import Final, Protocol
 
 from wal.errors import LockedError
 
-__all__ = ["Buffer", "File", "Filesystem", "Lock", "OsFilesystem"]
+__all__ = [
+    "Buffer",
+    "File",
+    "Filesystem",
+    "Lock",
+    "OsFilesystem",
+    "ReadFile",
+    "ReadFilesystem",
+]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -24,14 +32,24 @@ _IOV_MAX: Final = 1024
 _ZEROS: Final = bytes(1 << 20)
 
 
-class File(Protocol):
-    """An open file. Positions and lengths in bytes; all calls may raise OSError."""
-
-    def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:
-        """Write all buffers, one after another, from `offset` on; short writes are continued."""
+class ReadFile(Protocol):
+    """An open file that is only read. Positions and lengths in bytes; calls may raise OSError."""
 
     def pread(self, length: int, offset: int) -> bytes:
         """Read up to `length` bytes; fewer only at the end of the file."""
+
+    def size(self) -> int:
+        """Return the file's length."""
+
+    def close(self) -> None:
+        """Close the file; makes nothing durable."""
+
+
+class File(ReadFile, Protocol):
+    """An open file."""
+
+    def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:
+        """Write all buffers, one after another, from `offset` on; short writes are continued."""
 
     def zero_fill(self, offset: int, length: int) -> None:
         """Write zeros."""
@@ -48,12 +66,6 @@ class File(Protocol):
     def truncate(self, length: int) -> None:
         """Cut or extend the file."""
 
-    def size(self) -> int:
-        """Return the file's length."""
-
-    def close(self) -> None:
-        """Close the file; makes nothing durable."""
-
 
 class Lock(Protocol):
     """A held lock."""
@@ -62,13 +74,10 @@ class Lock(Protocol):
         """Give the lock back."""
 
 
-class Filesystem(Protocol):
-    """A directory tree. Paths are absolute or relative strings; all calls may raise OSError."""
+class ReadFilesystem(Protocol):
+    """What reading a log takes. Paths are absolute or relative strings; calls may raise OSError."""
 
-    def open(self, path: str, *, create: bool = False) -> File:
-        """Open for reading and writing; `create` makes a new, empty file (it must not exist)."""
-
-    def open_read(self, path: str) -> File:
+    def open_read(self, path: str) -> ReadFile:
         """Open for reading only."""
 
     def exists(self, path: str) -> bool:
@@ -76,6 +85,13 @@ class Filesystem(Protocol):
 
     def listdir(self, path: str) -> list[str]:
         """Return the names in a directory, sorted."""
+
+
+class Filesystem(ReadFilesystem, Protocol):
+    """A directory tree."""
+
+    def open(self, path: str, *, create: bool = False) -> File:
+        """Open for reading and writing; `create` makes a new, empty file (it must not exist)."""
 
     def rename(self, source: str, target: str) -> None:
         """Rename a file, replacing `target`; durable after `sync_dir`."""
@@ -177,7 +193,7 @@ class OsFilesystem:
             flags |= os.O_CREAT | os.O_EXCL
         return _OsFile(os.open(path, flags, 0o600))
 
-    def open_read(self, path: str) -> File:
+    def open_read(self, path: str) -> ReadFile:
         """See `Filesystem.open_read`."""
         return _OsFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 

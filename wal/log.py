@@ -29,7 +29,7 @@ from wal.errors import (
     ReleasedError,
     is_no_space,
 )
-from wal.filesystem import File, Filesystem, Lock
+from wal.filesystem import Filesystem, Lock, ReadFile
 from wal.frame import (
     FRAME_BYTES_MIN,
     HEADER_BYTES,
@@ -125,7 +125,7 @@ class Log:
         self._runner = runner
         self._committer = runner.committer
         self._driver: Driver | None = None
-        self._readers: OrderedDict[int, File] = OrderedDict()
+        self._readers: OrderedDict[int, ReadFile] = OrderedDict()
         self._closed = False
 
     @classmethod
@@ -322,7 +322,7 @@ class Log:
         for number in [each for each in self._readers if each < oldest]:
             self._readers.pop(number).close()
 
-    def _reader(self, number: int) -> File:
+    def _reader(self, number: int) -> ReadFile:
         file = self._readers.get(number)
         if file is None:
             file = self._fs.open_read(f"{self.directory}/{segment_name(number)}")

@@ -49,4 +49,8 @@ class SyncPolicy:
         if not 0 < self.fill_step_bytes <= self.segment_bytes:
             raise ValueError("fill_step_bytes must be between 4096 and segment_bytes")
         if self.job_records_max < 2 or self.job_bytes_max < _ALIGNMENT:
-            raise ValueError("a job holds a checkpoint and a record at least")
+            raise ValueError("job_records_max is at least 2, job_bytes_max at least 4096")
+        if self.queue_bytes_max < 1:
+            raise ValueError("queue_bytes_max must be positive")
+        if self.spare_segments_max < 0:
+            raise ValueError("spare_segments_max must not be negative")

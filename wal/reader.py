@@ -12,7 +12,7 @@ from typing import Final
 
 from wal.checksum import crc32c
 from wal.errors import FrameError
-from wal.filesystem import File
+from wal.filesystem import ReadFile
 from wal.frame import (
     FRAME_BYTES_MIN,
     MAGIC,
@@ -63,41 +63,44 @@ class Rest:
     blank: bool = True
 
 
-def read_frames(file: File, number: int, stop: Stop) -> Iterator[Frame]:
-    """Yield the valid frames of segment `number` from offset 0; `stop` says where and why it ended.
+def read_frames(
+    file: ReadFile, number: int, stop: Stop, *, start: int = 0, uid: int | None = None
+) -> Iterator[Frame]:
+    """Yield the valid frames of segment `number` from `start`; `stop` says where and why it ended.
 
-    Checks CRCs, lengths, uid and sequence within the segment, and padding. Raises NewerFormatError
-    at a record of a newer format.
+    Checks CRCs, lengths, uid and sequence within the segment, and padding; the first frame's uid
+    only if `uid` is given. Raises NewerFormatError at a record of a newer format.
     """
     size = file.size()
     chunk, base = memoryview(b""), 0
-    offset = 0
-    expected: tuple[int, int] | None = None
+    offset = start
+    sequence: int | None = None
     while True:
         stop.offset, stop.ours, stop.cause = offset, False, None
         if offset + FRAME_BYTES_MIN > size:
             return
         if offset + FRAME_BYTES_MIN > base + len(chunk):
             chunk, base = memoryview(file.pread(CHUNK_BYTES, offset)), offset
-        start = offset - base
-        head = chunk[start : start + FRAME_BYTES_MIN]
-        if expected is not None:
-            stop.ours = int.from_bytes(head[:8], "little") == expected[0]
+        place = offset - base
+        head = chunk[place : place + FRAME_BYTES_MIN]
+        stop.ours = uid is not None and int.from_bytes(head[:8], "little") == uid
         try:
             prefix = decode_prefix(head)
             header = RecordHeader.unpack(head[PREFIX_BYTES:])
             end = offset + _checked_size(prefix, header, size - offset)
-            if expected is not None and (prefix.segment_uid, prefix.sequence) != expected:
+            if uid is not None and prefix.segment_uid != uid:
                 raise FrameError("a frame of an earlier use of this file")
+            if sequence is not None and prefix.sequence != sequence:
+                raise FrameError(f"sequence {prefix.sequence}, not {sequence}")
             if end > base + len(chunk):
                 chunk = memoryview(file.pread(max(CHUNK_BYTES, end - offset), offset))
-                base, start = offset, 0
-            body = chunk[start + FRAME_BYTES_MIN : start + prefix.frame_len]
-            _check_body(header, body, chunk[start + prefix.frame_len : end - base])
+                base, place = offset, 0
+            body = chunk[place + FRAME_BYTES_MIN : place + prefix.frame_len]
+            _check_body(header, body, chunk[place + prefix.frame_len : end - base])
         except FrameError as error:
             stop.cause = error
             return
-        expected = prefix.segment_uid, prefix.sequence + 1
+        uid, sequence = prefix.segment_uid, prefix.sequence + 1
         yield Frame(position_at(number, offset), prefix, header, body)
         offset = end
 
@@ -119,7 +122,7 @@ def _check_body(header: RecordHeader, body: memoryview, padding: memoryview) -> 
 
 
 def scan_frames(
-    file: File, start: int, rest: Rest | None = None
+    file: ReadFile, start: int, rest: Rest | None = None
 ) -> Iterator[tuple[int, FramePrefix]]:
     """Yield (offset, prefix) of every frame at or behind `start` whose frame CRC holds.
 

@@ -34,7 +34,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from wal.errors import CorruptLogError, FrameError, IdentityMismatchError
-from wal.filesystem import Filesystem
+from wal.filesystem import Filesystem, ReadFilesystem
 from wal.frame import Kind
 from wal.reader import CHUNK_BYTES, Frame, Rest, Stop, read_frames, scan_frames
 from wal.replay import BatchRef, GroupLog
@@ -81,6 +81,8 @@ class Recovered:
 
     directory: str
     groups: Mapping[int, GroupLog]
+    identity: LogIdentity | None = None
+    """Whose log it is; None if that is not known yet."""
     end: int = 0
     """Behind the last valid frame; 0 for a log without segments."""
     proved: int = 0
@@ -101,16 +103,17 @@ class Recovered:
         return self.end >> 32
 
 
-def segment_numbers(fs: Filesystem, directory: str) -> list[int]:
+def segment_numbers(fs: ReadFilesystem, directory: str) -> list[int]:
     """Return the numbers of the segments in a directory, oldest first."""
     numbers = (segment_number(name) for name in fs.listdir(directory))
     return sorted(number for number in numbers if number is not None)
 
 
-def recover(fs: Filesystem, directory: str, identity: LogIdentity | None = None) -> Recovered:
+def recover(fs: ReadFilesystem, directory: str, identity: LogIdentity | None = None) -> Recovered:
     """Read a whole log without changing anything.
 
-    Raises CorruptLogError, IdentityMismatchError (with `identity`), NewerFormatError, OSError.
+    Raises CorruptLogError, IdentityMismatchError (the first segment's owner or `identity`, if it is
+    given, owns all), NewerFormatError, OSError.
     Memory: one chunk of 4 MiB or the largest record, plus one `BatchRef` per live batch.
     """
     return _Recovery(fs, directory, identity).run()
@@ -148,12 +151,11 @@ class _Trace:
 class _Recovery:
     """One pass over a directory."""
 
-    def __init__(self, fs: Filesystem, directory: str, identity: LogIdentity | None) -> None:
+    def __init__(self, fs: ReadFilesystem, directory: str, identity: LogIdentity | None) -> None:
         self._fs = fs
         self._directory = directory
-        self._identity = identity
         self._groups: dict[int, GroupLog] = {}
-        self._found = Recovered(directory, self._groups)
+        self._found = Recovered(directory, self._groups, identity)
         self._stop = Stop()
         """Why the last segment that was read ended."""
         self._start = Stop()
@@ -199,7 +201,7 @@ class _Recovery:
             checkpoint = decode_checkpoint(frame.body)
         except FrameError as error:
             raise self._corrupt(frame.position, str(error), cause=error) from None
-        wanted, stored = self._identity, checkpoint.identity
+        wanted, stored = self._found.identity, checkpoint.identity
         if wanted is not None and stored != wanted:
             raise IdentityMismatchError(
                 f"{self._directory}: {segment_name(checkpoint.number)} belongs to node"
@@ -231,6 +233,7 @@ class _Recovery:
         found, number = self._found, checkpoint.number
         self._stop = Stop()
         self._recycled = checkpoint.recycled
+        found.identity = checkpoint.identity
         groups = self._groups
         with closing(self._fs.open_read(self._path(number))) as file:
             size = file.size()

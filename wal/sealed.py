@@ -15,7 +15,7 @@ from typing import Final
 
 from wal.checksum import crc32c
 from wal.errors import CorruptLogError, NewerFormatError
-from wal.filesystem import Filesystem
+from wal.filesystem import Filesystem, ReadFilesystem
 from wal.segment import SEALED_NAME
 
 __all__ = ["forget_sealed", "read_sealed", "write_sealed"]
@@ -40,7 +40,7 @@ def write_sealed(fs: Filesystem, directory: str, end: int) -> None:
     fs.sync_dir(directory)
 
 
-def read_sealed(fs: Filesystem, directory: str) -> int | None:
+def read_sealed(fs: ReadFilesystem, directory: str) -> int | None:
     """Return the end position of a clean stop, or None without one.
 
     Raises CorruptLogError if the file is damaged, NewerFormatError.

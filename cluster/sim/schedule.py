@@ -65,7 +65,8 @@ _AMOUNTS = {
     FaultKind.SLOW_DISK: (5, 300),
 }
 FAULTS_MIN = 3
-FAULTS_MAX = 10
+FAULTS_MAX = 9
+STORY_PERMILLE = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +89,42 @@ class Fault:
 
 
 def draw_faults(seed: int, until_ns: int) -> tuple[Fault, ...]:
-    """Draw the faults of a seed, in the order of their times."""
-    count = Stream(seed, "faults").between(FAULTS_MIN, FAULTS_MAX)
+    """Draw the faults of a seed, in the order of their times: single ones, and now and then a
+    story of several that follow each other."""
+    stream = Stream(seed, "faults")
+    count = stream.between(FAULTS_MIN, FAULTS_MAX)
     faults = [_draw_fault(seed, number, until_ns) for number in range(count)]
+    if stream.chance(STORY_PERMILLE):
+        faults += _draw_story(Stream(seed, "story"), count, until_ns)
     return tuple(sorted(faults, key=lambda fault: (fault.at_ns, fault.number)))
+
+
+def _draw_story(stream: Stream, number: int, until_ns: int) -> list[Fault]:
+    """Draw faults whose order matters; what single ones rarely add up to."""
+    start = stream.between(300 * _MS, max(301 * _MS, until_ns - 2000 * _MS))
+    death = stream.pick((FaultKind.CRASH, FaultKind.POWER))
+    match stream.below(3):
+        case 0:  # a deposed leader comes back with a long tail just as its successor dies
+            cut = stream.between(300, 1000) * _MS
+            end = start + cut - stream.between(0, 40) * _MS
+            return [
+                Fault(number, start, FaultKind.CUT, "leader", cut),
+                Fault(number + 1, end, death, "leader", stream.between(200, 800) * _MS),
+            ]
+        case 1:  # Raft figure 8: one leader after the other dies before it has committed
+            deaths = []
+            for step in range(stream.between(3, 6)):
+                lasts = stream.between(100, 700) * _MS
+                deaths.append(Fault(number + step, start, death, "leader", lasts))
+                start += stream.between(180, 450) * _MS
+            return deaths
+        case _:  # the lights go out twice
+            gap = stream.between(100, 800) * _MS
+            first, second = (stream.between(1, 100) * _MS for _ in range(2))
+            return [
+                Fault(number, start, FaultKind.POWER, "all", first),
+                Fault(number + 1, start + gap, FaultKind.POWER, "all", second),
+            ]
 
 
 def _draw_fault(seed: int, number: int, until_ns: int) -> Fault:

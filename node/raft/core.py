@@ -19,8 +19,8 @@ leaders. Elections use PreVote (thesis §9.6), leader stickiness and CheckQuorum
 from __future__ import annotations
 
 from node.raft.election import (
-    draw_below,
     election_timeout_ns,
+    forget_delay_ns,
     is_up_to_date,
     may_grant_vote,
 )
@@ -63,7 +63,6 @@ from node.raft.types import (
 __all__ = ["Core"]
 
 _NEVER = -(1 << 62)
-_FORGET_STREAM = 1 << 20
 
 
 class Core:
@@ -166,8 +165,7 @@ class Core:
         self.leader = NO_NODE
         self._heard_at = _NEVER
         self._draws += 1
-        stream = _FORGET_STREAM + self.config.node
-        delay = draw_below(jitter_ns + 1, self.config.seed, stream, self._draws)
+        delay = forget_delay_ns(self.config, self._draws, jitter_ns)
         self._election_at = min(self._election_at, now + delay)
 
     def propose(self, batch: Batch) -> None:
@@ -469,7 +467,8 @@ class Core:
             if progress.acknowledged(message.index):
                 self._advance_commit()
             return
-        resume, _ = self.log.hint_for(message.hint_index, message.hint_term)
+        below = min(message.hint_index, message.index - 1)
+        resume, _ = self.log.hint_for(below, message.hint_term)
         if progress.refused(message.index, Index(resume + 1)):
             behind = message.hint_index < self.log.start.index
             if behind and progress.next - 1 <= self.log.start.index:
@@ -480,20 +479,30 @@ class Core:
         if progress is None:
             return
         progress.active = True
-        progress.paused = False
         if message.round > progress.round:
             progress.round = message.round
             self._confirm_reads()
-        if progress.state is not ProgressState.REPLICATE:
+        # Half an interval: the replies' jitter must not make us miss every other one.
+        if not progress.may_repeat(now, self.config.heartbeat_ns // 2):
             return
-        lags = message.commit < min(progress.match, self.commit)
-        if progress.stalled() or lags:
-            self._send_append(message.sender, Index(progress.next - 1), ())
+        progress.paused = False
+        if progress.state is ProgressState.REPLICATE and not self._is_compacted(progress):
+            lags = message.commit < min(progress.match, self.commit)
+            if progress.stalled() or lags:
+                self._send_append(message.sender, Index(progress.next - 1), ())
+
+    def _is_compacted(self, progress: Progress) -> bool:
+        """Note, and tell, that a follower needs entries behind the compaction point."""
+        if progress.next <= self.log.start.index:
+            progress.compacted()
+        return progress.state is ProgressState.COMPACTED
 
     def _replicate_to(self, peer: NodeId) -> None:
         progress = self.progress[peer]
         config = self.config
         while progress.may_send(config.window_messages_max, config.window_bytes_max):
+            if self._is_compacted(progress):
+                return
             batches: tuple[BatchMeta, ...] = ()
             if progress.next <= self.log.last_index:
                 batches = self.log.batches_from(progress.next, config.message_bytes_max)

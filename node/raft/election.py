@@ -5,9 +5,16 @@ from __future__ import annotations
 from node.raft.log_view import LogView
 from node.raft.types import CoreConfig, HardState, Index, NodeId, Term
 
-__all__ = ["draw_below", "election_timeout_ns", "is_up_to_date", "may_grant_vote"]
+__all__ = [
+    "draw_below",
+    "election_timeout_ns",
+    "forget_delay_ns",
+    "is_up_to_date",
+    "may_grant_vote",
+]
 
 _MASK = (1 << 64) - 1
+_FORGET_STREAM = 1 << 20
 
 
 def draw_below(bound: int, seed: int, stream: int, number: int) -> int:
@@ -26,6 +33,11 @@ def election_timeout_ns(config: CoreConfig, number: int) -> int:
     """Return a timeout in [election_ns_min, election_ns_max] (Raft §5.2: randomised)."""
     spread = config.election_ns_max - config.election_ns_min + 1
     return config.election_ns_min + draw_below(spread, config.seed, config.node, number)
+
+
+def forget_delay_ns(config: CoreConfig, number: int, jitter_ns: int) -> int:
+    """Return a delay in [0, `jitter_ns`] before the campaign against a dead leader."""
+    return draw_below(jitter_ns + 1, config.seed, _FORGET_STREAM + config.node, number)
 
 
 def is_up_to_date(log: LogView, last_index: Index, last_term: Term) -> bool:

@@ -2,7 +2,8 @@
 
 States, as in etcd-io/raft `tracker`: PROBE sends one Append and waits for its answer (or for the
 next heartbeat's reply); REPLICATE sends optimistically ahead within a window of bytes and
-messages. Sends are lossy: a stalled window is found out at a heartbeat (see `stalled`).
+messages. Sends are lossy: a stalled window is found out at a heartbeat (see `stalled`). Reads
+make heartbeats frequent; repeats stay rare all the same (see `may_repeat`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from enum import Enum
 from node.raft.types import NO_INDEX, Index
 
 __all__ = ["Progress", "ProgressState"]
+
+_NEVER = -(1 << 62)
 
 
 class ProgressState(Enum):
@@ -27,6 +30,7 @@ class Progress:
     """One follower as its leader sees it. Invariant: match < next ≤ last + 1."""
 
     __slots__ = (
+        "_repeated_at",
         "_stall_mark",
         "active",
         "inflight",
@@ -49,6 +53,7 @@ class Progress:
         self.inflight: deque[tuple[Index, int]] = deque()
         self.inflight_bytes = 0
         self._stall_mark: Index | None = None
+        self._repeated_at = _NEVER
 
     def may_send(self, messages_max: int, bytes_max: int) -> bool:
         """Tell whether another Append fits: probes one by one, replication by the window."""
@@ -86,7 +91,7 @@ class Progress:
 
     def refused(self, prev_index: Index, resume_at: Index) -> bool:
         """Take a refusal of `prev_index`; probe from `resume_at`. False: it was a stale one."""
-        if prev_index <= self.match:
+        if not self.match < prev_index < self.next:
             return False
         if self.state is ProgressState.PROBE and prev_index != self.next - 1:
             return False
@@ -96,8 +101,15 @@ class Progress:
         self.paused = False
         return True
 
+    def may_repeat(self, now: int, interval: int) -> bool:
+        """Tell, at a heartbeat reply, whether to look for losses: once per `interval` (ns)."""
+        if now - self._repeated_at < interval:
+            return False
+        self._repeated_at = now
+        return True
+
     def stalled(self) -> bool:
-        """Called per heartbeat reply: True if the window made no progress since the last one."""
+        """Called when `may_repeat`: True if the window made no progress since the last time."""
         outstanding = self.next - 1 > self.match
         stuck = outstanding and self._stall_mark == self.match
         self._stall_mark = self.match if outstanding else None

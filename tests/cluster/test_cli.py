@@ -12,6 +12,7 @@ import click
 import pytest
 
 import cluster.cli_status
+import wal
 from cluster.cli import VERBS, main, raftdeck
 from cluster.exits import CommandError, Exit, exit_of_node
 from cluster.processes import module_environment
@@ -20,7 +21,7 @@ from node.exits import NodeExit
 from node.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX
 
 SLOW = {"zmq", "psutil", "msgpack", "textual", "wal", "asyncio", "subprocess"}
-ELSEWHERE = {"demo", "wal"}
+ELSEWHERE = {"demo"}
 """Verbs that other modules declare, and test."""
 
 
@@ -73,7 +74,7 @@ def test_data_verbs_have_json_and_cluster_verbs_have_cluster():
     without_json = {"logs", "path"}
     without_cluster = {"up", "ls", "doctor", "path"}
     for path, command in ALL:
-        if isinstance(command, click.Group) or path[1] == "wal":
+        if isinstance(command, click.Group) or path[1] == "wal":  # it has a parser of its own
             continue
         options = {name for parameter in command.params for name in parameter.opts}
         assert "--debug" in options
@@ -189,7 +190,10 @@ def test_every_setting_is_an_option_of_a_verb():
     ("arguments", "words"),
     [
         (["hug"], "no verb 'hug'; valid are: demo, up, down"),
-        (["node", "hug", "n1"], "No such command 'hug'"),
+        (
+            ["node", "hug", "n1"],
+            "no verb 'hug'; valid are: kill, stop, start, restart, pause, resume",
+        ),
         (["up", "--hug"], "No such option"),
         (["up", "-n", "many"], "not a valid integer"),
         (["up", "-n", "16"], "nodes: 16 is not a whole number from 1 to 15"),
@@ -284,6 +288,17 @@ def test_a_module_that_is_not_installed_is_named(call, monkeypatch):
     code, _, err = call("demo")
     assert code == 4
     assert "this installation has no cluster.demo" in err
+
+
+@pytest.mark.parametrize(("code", "expected"), [("", 0), ("sys.exit(3)", 3), ("sys.exit('no')", 1)])
+def test_wal_is_the_program_of_the_wal_package(call, tmp_path, monkeypatch, code, expected):
+    """A stand-in for `wal.__main__`: arguments and exit code pass through untouched."""
+    program = tmp_path / "__main__.py"
+    program.write_text(f"import sys\nprint(sys.argv)\n{code}\n")
+    monkeypatch.setattr(wal, "__path__", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wal.__main__", raising=False)
+    found, out, _ = call("wal", "verify", "--help", "-x", "DIR")
+    assert (found, out) == (expected, "['raftdeck wal', 'verify', '--help', '-x', 'DIR']\n")
 
 
 def missing(name):

@@ -128,6 +128,14 @@ def test_the_first_put_is_acknowledged_within_two_seconds_of_up(desk, tmp_path):
     pytest.fail(f"seconds from up to the first acknowledged put: {times}")
 
 
+def test_a_reader_that_leaves_early_does_not_end_a_detached_cluster(call, desk, tmp_path):
+    with start_cli("up", "-n", "1", "--detach", "--data", tmp_path / "data") as up:
+        up.stdout.close()
+        up.wait(timeout=30)
+    assert call("status", "--wait", "leader=1")[0] == 0
+    assert call("down")[0] == 0
+
+
 # --- foreground -----------------------------------------------------------------------
 
 

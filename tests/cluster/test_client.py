@@ -519,6 +519,7 @@ def test_an_async_close_ends_what_is_pending(cluster):
         client = AsyncClient(cluster.endpoints, GENEROUS_S)
         future = client.put_nowait(b"k", b"v")
         await client.close()
+        assert future.done()
         with pytest.raises(DefiniteError, match="closed"):
             await future
         with pytest.raises(DefiniteError, match="closed"):
@@ -550,6 +551,15 @@ def test_no_call_is_forgotten_when_a_close_overtakes_it(cluster):
         thread.join()
         for future in futures:
             future.exception(timeout=GENEROUS_S)
+
+
+def test_a_call_that_the_ended_thread_never_saw_is_refused_by_its_caller(cluster):
+    client = Client(cluster.endpoints, GENEROUS_S)
+    client.close()
+    client._engine._stopping = False  # as `submit` saw it, an instant before the close
+    future = client.put_nowait(b"k", b"v")
+    with pytest.raises(DefiniteError, match="closed"):
+        future.result(timeout=GENEROUS_S)
 
 
 def test_an_address_that_cannot_be_is_a_definite_error():

@@ -41,6 +41,7 @@ from node.client_wire import (
     encode_write_reply,
 )
 from node.commands import OutcomeCode
+from node.kv import machine
 from node.kv.machine import KeyValueMachine
 from node.kv.sessions import SessionBounds
 from node.limits import KEY_BYTES_MAX, REPLIES_PER_SESSION_MAX
@@ -287,6 +288,30 @@ def test_a_late_answer_to_an_attempt_that_was_given_up_counts():
     assert s.ok(second) == []
     assert s.core.unexpected == 1
     assert s.version() == 1
+
+
+@pytest.mark.parametrize("status", [Status.BUSY, Status.NOT_LEADER, Status.DISK_FULL])
+def test_a_late_refusal_does_not_disturb_the_attempt_that_is_out(status):
+    s = opened()
+    s.put()
+    first = s.poll_one()
+    s.poll(wait_ns=500 * MS)
+    second = s.poll_one(wait_ns=50 * MS)
+    assert s.refuse(first, status) == []
+    assert s.poll(wait_ns=100 * MS) == []
+    (completion,) = s.ok(second)
+    assert completion.error is None
+
+
+def test_trouble_with_the_old_leader_does_not_unseat_the_new_one():
+    s = opened(request_operations=1)
+    s.put(b"a")
+    s.put(b"b")
+    a, b = s.poll()
+    s.refuse(a, Status.NOT_LEADER, leader=3, term=2)
+    s.refuse(b, Status.NOT_LEADER, leader=0, term=2)
+    s.core.peer_lost(a.node, s.now)
+    assert s.poll_one().node == 3
 
 
 def test_a_request_that_stays_silent_is_repeated_ever_more_slowly():
@@ -727,7 +752,7 @@ class Groups:
     def __init__(self, groups: int, keys: list[bytes]) -> None:
         self.s = script(groups=groups)
         self.machines = [KeyValueMachine() for _ in range(groups)]
-        for group, machine in enumerate(self.machines):
+        for group, own in enumerate(self.machines):
             mine = [key for key in keys if group_of(key, groups) == group]
             entries = [commands.encode_open_session()]
             entries += [
@@ -735,7 +760,7 @@ class Groups:
                 for seq, key in enumerate(mine, 1)
             ]
             body = struct.pack(f"<{len(entries)}I", *map(len, entries)) + b"".join(entries)
-            machine.apply(BatchMeta(Term(1), Index(1), len(entries), 0), 0, body)
+            own.apply(BatchMeta(Term(1), Index(1), len(entries), 0), 0, body)
 
     def read(self, query: Range) -> RangeResult:
         self.s.read(query)
@@ -752,11 +777,18 @@ class Groups:
 @given(
     st.sets(st.binary(min_size=1, max_size=2), max_size=40).map(sorted),
     st.integers(2, 5),
-    st.integers(0, 12),
+    st.tuples(st.integers(0, 12), st.integers(1, 12)),
     st.binary(max_size=1),
     st.binary(max_size=1),
 )
-def test_a_range_over_groups_reads_like_one_over_a_single_group(keys, groups, limit, start, end):
+def test_a_range_over_groups_reads_like_one_over_a_single_group(keys, groups, limits, start, end):
+    limit, servers_own = limits
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "RANGE_ITEMS_MAX", servers_own)
+        check_range_over_groups(keys, groups, limit, start, end)
+
+
+def check_range_over_groups(keys, groups, limit, start, end):
     cluster = Groups(groups, keys)
     wanted = [k for k in keys if k >= start and (not end or k < end)]
     got: list[bytes] = []
@@ -779,7 +811,9 @@ def test_a_range_fails_with_the_first_group_that_fails():
     first, *others = cluster.s.poll()
     (completion,) = cluster.s.refuse(first, Status.BAD_REQUEST)
     assert (completion.ticket, type(completion.error)) == (ticket, DefiniteError)
-    assert list(cluster.answer(others)) == []
+    second, third = others
+    assert cluster.s.refuse(second, Status.BAD_REQUEST) == []
+    assert list(cluster.answer([third])) == []
     assert cluster.s.core.pending == 0
 
 

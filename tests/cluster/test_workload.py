@@ -61,8 +61,10 @@ def test_a_large_file_comes_in_numbered_parts(tmp_path, size):
 
 def test_names_that_are_not_text_and_names_with_a_hash_keep_distinct_keys(tmp_path):
     root = os.fsencode(tmp_path)
-    for name in (b"\xff\xfe", b"a", b"a#000001", b"a#r000002", b"a##000001"):
+    for name in (b"\xff\xfe", b"a", b"b"):
         Path(os.fsdecode(os.path.join(root, name))).write_bytes(bytes(CHUNK_BYTES + 1))
+    for name in (b"a#000001", b"a##000001", b"c", b"c#r000002", b"b#000001#r000003"):
+        Path(os.fsdecode(os.path.join(root, name))).write_bytes(b"small")
     source = read_input(tmp_path)
     taken = list(islice(source.rounds(), 3 * source.items))
     assert len({item.key for item in taken}) == len(taken)
@@ -109,6 +111,7 @@ def test_lines_hold_every_byte_of_the_file(content):
         name, _, _ = item.key.partition(b"#")
         lines[name] = lines.get(name, b"") + item.value
         assert len(item.value) <= 8
+        assert item.value or b"#" not in item.key, "an empty piece"
     expected = content.split(b"\n")
     if content.endswith(b"\n"):
         expected.pop()
@@ -222,6 +225,12 @@ def test_synthetic_keys_are_bounded_and_values_never_repeat():
     assert len({item.value for item in taken}) == 35
     assert taken == list(islice(synthetic(10, 100, 3).rounds(), 35))
     assert (source.items, source.value_bytes) == (10, 1_000)
+
+
+def test_synthetic_values_differ_even_when_the_noise_comes_round(monkeypatch):
+    monkeypatch.setattr(workload, "_NOISE_BYTES", 16)
+    taken = list(islice(synthetic(keys=10, value_bytes=20).rounds(), 100))
+    assert len({item.value for item in taken}) == 100
 
 
 @pytest.mark.parametrize("size", [0, 3, 8, VALUE_BYTES_MAX])

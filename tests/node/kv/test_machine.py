@@ -307,6 +307,9 @@ def test_the_digest_sees_every_part_of_the_state():
         digest(a, b, session_twice=True),
         digest(a, b, time_ms=1),
         digest(commands.delete(b"a"), a, b),
+        # Same outcome, same revisions, another version.
+        digest(commands.batch([a])),
+        digest(commands.batch([a, a])),
     ]
     assert len(set(different)) == len(different)
 

@@ -16,7 +16,15 @@ from dataclasses import dataclass, field, replace
 
 from node.raft.core import Core
 from node.raft.log_view import LogView
-from node.raft.messages import Append, AppendReply, HeartbeatReply, Message, Vote, VoteReply
+from node.raft.messages import (
+    Append,
+    AppendReply,
+    HeartbeatReply,
+    Message,
+    PreVoteReply,
+    Vote,
+    VoteReply,
+)
 from node.raft.types import (
     Batch,
     BatchMeta,
@@ -140,7 +148,9 @@ class Node:
             ready.append or ready.hard_state is not None or ready.truncate_from is not None
         ), "a token comes with something to store, and only then"
         if ready.truncate_from is not None:
-            kept = {base: batch for base, batch in self.memory.items() if base < ready.truncate_from}
+            kept = {
+                base: batch for base, batch in self.memory.items() if base < ready.truncate_from
+            }
             self.memory = kept
         self.memory.update({int(batch.meta.base_index): batch for batch in ready.append})
         self.grants += ready.reads
@@ -185,6 +195,51 @@ class Node:
             case HeartbeatReply():
                 assert hard_state.term >= term, f"not durable: {message}"
         return message
+
+
+class Lone(Node):
+    """Node 1, whose peers are played by the test: their answers need not be true."""
+
+    def __init__(self, voters: int = 3, batches: Iterable[Batch] = (), **config: int) -> None:
+        disk = Disk(HardState(), list(batches))
+        super().__init__(make_config(1, voters, **config), disk, now=1000 * MS)
+        self.now = 1000 * MS
+
+    def step(self, *messages: Message) -> list[Message]:
+        """Take messages in, in one turn; return what leaves at once."""
+        for message in messages:
+            self.core.step(message, self.now)
+        return self.turn()
+
+    def turn(self) -> list[Message]:
+        sent = self.take(self.now)
+        check_locally(self)
+        return sent
+
+    def sync(self) -> list[Message]:
+        """Take turns and complete every storage request; return what leaves."""
+        sent = self.turn()
+        while self.in_flight:
+            sent += self.persist(self.now)
+        return sent + self.turn()
+
+    def propose(self, payload: str = "", count: int = 1) -> list[Message]:
+        core = self.core
+        core.propose(make_batch(core.term, core.log.last_index + 1, count, payload))
+        return self.turn()
+
+    def lead(self) -> list[Message]:
+        """Win an election by everybody's votes; return the first Appends. The disk is idle."""
+        self.now = self.core.next_deadline
+        self.core.tick(self.now)
+        self.sync()
+        for reply in (PreVoteReply, VoteReply):
+            term = Term(self.core.term + (reply is PreVoteReply))
+            for peer in self.config.voters[1:]:
+                self.core.step(reply(GROUP, peer, self.config.node, term, True), self.now)
+            sent = self.turn() if reply is VoteReply else self.sync()
+        assert self.core.role is Role.LEADER
+        return sent
 
 
 class Cluster:
@@ -389,13 +444,15 @@ class Cluster:
         held = {meta.base_index: meta for meta in core.log.batches}
         if core.term == max(self.leaders):
             for base, batch in self.committed.items():
-                assert held.get(Index(base)) == batch.meta, f"the leader lacks {batch}"
+                kept = base > core.log.start.index
+                assert not kept or held.get(Index(base)) == batch.meta, f"it lacks {batch}"
         for peer, progress in core.progress.items():
             assert progress.match < progress.next <= core.log.last_index + 1
             other = self.nodes[peer]
             if max(other.core.term, other.disk.hard_state.term) > core.term:
                 continue
-            theirs = [batch.meta for batch in other.disk.batches]
+            start = core.log.start.index
+            theirs = [b.meta for b in other.disk.batches if b.meta.base_index > start]
             ours = [meta for meta in core.log.batches if meta.last_index <= progress.match]
             assert theirs[: len(ours)] == ours, f"match {progress.match} of {peer} is not true"
 
@@ -411,7 +468,8 @@ def check_locally(node: Node) -> None:
     assert (core.role is Role.LEADER) == (core.leader == core.config.node)
     assert core.role is Role.LEADER or not core.progress
     assert core.uncommitted_bytes >= 0
-    on_disk = [batch.meta for batch in node.disk.batches]
+    start = core.log.start.index
+    on_disk = [batch.meta for batch in node.disk.batches if batch.meta.base_index > start]
     durable = [meta for meta in core.log.batches if meta.last_index <= core.durable_index]
     assert on_disk[: len(durable)] == durable, "what counts as durable is on the disk"
     node.seen_commit, node.seen_term = core.commit, core.term

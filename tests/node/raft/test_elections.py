@@ -84,7 +84,11 @@ def test_a_message_of_an_older_term_changes_nothing_and_is_answered_with_our_ter
         (AppendReply, 5),
         (VoteReply, 5),
     ]
-    for message in (ack((2, 1), 4, 1), heartbeat_reply((2, 1), 4), vote_reply((2, 1), 4, granted=1)):
+    for message in (
+        ack((2, 1), 4, 1),
+        heartbeat_reply((2, 1), 4),
+        vote_reply((2, 1), 4, granted=1),
+    ):
         node.core.step(message, START)
     assert not node.core.has_ready()
     core = node.core

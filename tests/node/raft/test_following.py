@@ -93,9 +93,7 @@ def test_an_append_may_reach_below_what_is_there_and_beyond():
     assert node.ready.truncate_from is None
 
 
-@pytest.mark.parametrize(
-    ("leader_commit", "commit"), [(0, 0), (1, 1), (2, 2), (3, 2), (9, 2)]
-)
+@pytest.mark.parametrize(("leader_commit", "commit"), [(0, 0), (1, 1), (2, 2), (3, 2), (9, 2)])
 def test_a_follower_commits_only_what_this_leader_has_verified(leader_commit, commit):
     """Raft figure 2 (AppendEntries, rule 5); scenario 32: not up to its own last index."""
     node = make_follower((1, 1, 1, 1))
@@ -148,7 +146,9 @@ def test_what_is_committed_matches_by_definition():
 def test_an_append_that_no_leader_can_have_sent_is_ignored(batches):
     node = make_follower((1,))
     message = append(TO_ME, 2, (1, 1))
-    node.core.step(Append(*head(TO_ME, 2), message.prev_index, Term(1), message.commit, tuple(batches)), START)
+    node.core.step(
+        Append(*head(TO_ME, 2), message.prev_index, Term(1), message.commit, tuple(batches)), START
+    )
     node.take(START)
     assert node.persist(START) == []
     assert node.core.log.last_index == 1

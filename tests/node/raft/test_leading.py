@@ -6,10 +6,10 @@ import pytest
 
 from node.raft.core import Core
 from node.raft.messages import Append, AppendReply, Heartbeat, HeartbeatReply, Message
-from node.raft.progress import ProgressState
-from node.raft.types import Index, Role, Term
-from tests.node.raft.kit import BATCH_BYTES, MS, Cluster, make_batch
-from tests.node.raft.letters import ack, append, heartbeat_reply, refusal
+from node.raft.progress import Progress, ProgressState
+from node.raft.types import Index, NodeId, Role, Term
+from tests.node.raft.kit import BATCH_BYTES, MS, Cluster, Lone, Node, make_batch, make_log
+from tests.node.raft.letters import ack, append, head, heartbeat_reply, refusal
 
 
 def make_leader(voters: int = 3, log: tuple[int, ...] = (), **config: int) -> Cluster:
@@ -22,12 +22,27 @@ def make_leader(voters: int = 3, log: tuple[int, ...] = (), **config: int) -> Cl
     return cluster
 
 
+def make_lone(voters: int = 3, log: tuple[int, ...] = (), **config: int) -> Lone:
+    """A leader whose peers are the test; its empty batch is durable and acknowledged by all."""
+    lone = Lone(voters, make_log(log), **config)
+    lone.lead()
+    lone.sync()
+    for peer in range(2, voters + 1):
+        lone.step(ack((peer, 1), lone.core.term, lone.core.log.last_index))
+    assert lone.core.commit == lone.core.log.last_index
+    return lone
+
+
+def progress_of(node: Node, peer: int = 2) -> Progress:
+    return node.core.progress[NodeId(peer)]
+
+
 def appends(messages: list[Message], to: int = 2) -> list[Append]:
     return [message for message in messages if isinstance(message, Append) and message.to == to]
 
 
 def state_of(cluster: Cluster, peer: int) -> ProgressState:
-    return next(p.state for node, p in cluster.core(1).progress.items() if node == peer)
+    return progress_of(cluster.nodes[1], peer).state
 
 
 # ---- commit (Raft §5.3, §5.4.2) ----------------------------------------------------------------
@@ -35,69 +50,55 @@ def state_of(cluster: Cluster, peer: int) -> ProgressState:
 
 def test_a_new_leader_appends_an_empty_batch_at_once():
     """Raft §8; scenario 26. It is the first Append to everybody, and their first heartbeat."""
-    cluster = Cluster(3)
-    cluster.preload(1, [1, 1], term=3)
-    cluster.at_deadline(1)
-    while cluster.core(1).role is not Role.LEADER:
-        for number in cluster.nodes:
-            if arriving := cluster.between(to=number):
-                cluster.deliver(*arriving)
-            cluster.persist(number)
-    sent = [message for message in cluster.network if isinstance(message, Append)]
-    assert [(m.to, m.prev_index, m.prev_term, m.batches) for m in sent] == [
-        (2, 2, 1, (make_batch(4, 3),)),
-        (3, 2, 1, (make_batch(4, 3),)),
-    ]
+    lone = Lone(3, make_log([1, 1]))
+    sent = lone.lead()
+    batch = make_batch(2, 3)
+    assert sent == [Append(*head((1, to), 2), 2, 1, 0, (batch,)) for to in (2, 3)]
+    assert lone.ready.append == (batch,)
 
 
 def test_an_entry_commits_on_a_majority_of_disks():
     """Raft §5.3."""
-    cluster = make_leader(5)
-    cluster.propose(1)
-    cluster.persist(1)
-    core = cluster.core(1)
-    cluster.step(ack((2, 1), 1, 2))
-    assert core.commit == 1
-    cluster.step(ack((3, 1), 1, 2))
-    assert core.commit == 2
+    lone = make_lone(5)
+    lone.propose()
+    lone.sync()
+    lone.step(ack((2, 1), 1, 2))
+    assert lone.core.commit == 1
+    lone.step(ack((3, 1), 1, 2))
+    assert lone.core.commit == 2
 
 
 def test_the_leader_counts_its_own_disk_like_any_other():
     """Thesis §10.2.1; scenario 58: its entry is not held by itself before the fsync."""
-    cluster = make_leader(3)
-    sent = cluster.propose(1)
-    assert appends(sent), "the network does not wait for the disk"
-    cluster.step(ack((2, 1), 1, 2))
-    assert cluster.core(1).commit == 1
-    cluster.persist(1)
-    assert cluster.core(1).commit == 2
+    lone = make_lone()
+    assert appends(lone.propose()), "the network does not wait for the disk"
+    lone.step(ack((2, 1), 1, 2))
+    assert lone.core.commit == 1
+    lone.sync()
+    assert lone.core.commit == 2
 
 
 def test_a_leader_with_a_stalled_disk_commits_through_its_followers():
     """Thesis §10.2.1; scenario 61."""
-    cluster = make_leader(3)
-    cluster.propose(1)
-    cluster.step(ack((2, 1), 1, 2))
-    cluster.step(ack((3, 1), 1, 2))
-    assert (cluster.core(1).commit, cluster.core(1).durable_index) == (2, 1)
+    lone = make_lone()
+    lone.propose()
+    lone.step(ack((2, 1), 1, 2))
+    lone.step(ack((3, 1), 1, 2))
+    assert (lone.core.commit, lone.core.durable_index) == (2, 1)
 
 
 def test_an_entry_of_an_earlier_term_is_not_committed_by_counting():
     """Raft §5.4.2, figure 8; scenario 27. And 28: the leader's own entry commits it along."""
-    cluster = Cluster(5)
-    for number, log in enumerate(([1, 2], [1, 2], [1], [1], [1, 3]), 1):
-        cluster.preload(number, log, term=3)
-    cluster.isolate(5)
-    cluster.elect_without_replication(1)
-    core = cluster.core(1)
-    cluster.persist(1)
+    lone = Lone(5, make_log([1, 2]))
+    lone.lead()
+    lone.sync()
     for peer in (2, 3):
-        cluster.step(ack((peer, 1), core.term, 2))
-    assert core.progress[core.config.voters[2]].match == 2
-    assert core.commit == 0, "index 2 of term 2 is on three of five disks"
+        lone.step(ack((peer, 1), 3, 2))
+    assert (progress_of(lone, 2).match, progress_of(lone, 3).match) == (2, 2)
+    assert lone.core.commit == 0, "index 2 of term 2 is on three of five disks"
     for peer in (2, 3):
-        cluster.step(ack((peer, 1), core.term, 3))
-    assert core.commit == 3
+        lone.step(ack((peer, 1), 3, 3))
+    assert lone.core.commit == 3
 
 
 def test_followers_learn_the_commit_index_from_the_next_append_or_heartbeat():
@@ -129,52 +130,42 @@ def test_a_leader_overwrites_uncommitted_entries_even_of_a_higher_term():
 
 
 def test_a_refusal_moves_the_probe_back_by_a_whole_term():
-    """Raft §5.3; scenario 33."""
-    cluster = make_leader(3, log=(1, 1, 1, 4, 4, 4))
-    progress = cluster.core(1).progress[cluster.core(2).config.node]
-    cluster.now += cluster.core(1).config.heartbeat_ns
-    cluster.propose(1)
-    sent = cluster.step(refusal((2, 1), 5, 7, (7, 3)))
-    assert progress.match == 7, "a refusal of what was acknowledged is an old one"
-    assert appends(sent) == []
-    cluster = Cluster(3)
-    cluster.preload(1, [1, 1, 1, 4, 4, 4])
-    cluster.isolate(3)
-    cluster.elect_without_replication(1)
-    sent = cluster.step(refusal((2, 1), 5, 6, (5, 2)))
+    """Raft §5.3; scenario 33: their last term at or below 5 is 2, and ours is not, above 3."""
+    lone = Lone(3, make_log([1, 1, 1, 4, 4, 4]))
+    lone.lead()
+    sent = lone.step(refusal((2, 1), 5, 6, (5, 2)))
     assert [(m.prev_index, m.prev_term) for m in appends(sent)] == [(3, 1)]
 
 
+def test_a_refusal_of_what_was_acknowledged_is_an_old_one():
+    """Scenario 35."""
+    lone = make_lone(log=(1, 1, 1))
+    for prev in (0, 3, 4):
+        assert appends(lone.step(refusal((2, 1), 2, prev))) == []
+    assert progress_of(lone).state is ProgressState.REPLICATE
+
+
 def test_a_hint_beyond_the_refused_place_is_not_followed():
-    """A peer's mistake may cost a probe, never the node."""
-    cluster = Cluster(3)
-    cluster.preload(1, [1, 1, 1, 1])
-    cluster.isolate(3)
-    cluster.elect_without_replication(1)
-    core = cluster.core(1)
-    core.log.truncate_from(Index(5))
-    core.log.append(make_batch(2, 5, count=3).meta)
-    sent = cluster.step(refusal((2, 1), 2, 4, (99, 99)))
-    assert [m.prev_index for m in appends(sent)] == [3]
+    """A peer's mistake may cost a probe, never the node: 4 lies within a batch."""
+    lone = Lone(3, [make_batch(1, 1), make_batch(1, 2, count=3)])
+    lone.lead()
+    sent = lone.step(refusal((2, 1), 2, 4, (99, 99)))
+    assert [m.prev_index for m in appends(sent)] == [1]
 
 
-@pytest.mark.parametrize("message", [refusal((2, 1), 1, 9, (5, 1)), refusal((2, 1), 1, 0)])
-def test_a_stale_refusal_changes_nothing_while_probing(message):
+@pytest.mark.parametrize("prev", [0, 1, 2, 9])
+def test_a_stale_refusal_changes_nothing_while_probing(prev):
     """Scenario 35: only the answer to the outstanding probe counts."""
-    cluster = Cluster(3)
-    cluster.preload(1, [1, 1, 1], term=1)
-    cluster.isolate(3)
-    cluster.elect_without_replication(1)
-    core = cluster.core(1)
-    before = core.progress[cluster.core(2).config.node].next
-    cluster.step(message)
-    assert core.progress[cluster.core(2).config.node].next == before
+    lone = Lone(3, make_log([1, 1, 1]))
+    lone.lead()
+    assert appends(lone.step(refusal((2, 1), 2, prev))) == []
+    assert progress_of(lone).next == 4
 
 
 def test_an_ack_beyond_the_leaders_log_is_ignored():
-    cluster = make_leader()
-    cluster.step(ack((2, 1), 1, 99))
-    assert cluster.core(1).commit == 1
+    lone = make_lone()
+    lone.step(ack((2, 1), 1, 99))
+    assert (lone.core.commit, progress_of(lone).match) == (1, 1)
 
 
 def test_replies_to_a_former_leader_are_ignored():
@@ -187,61 +178,60 @@ def test_replies_to_a_former_leader_are_ignored():
 
 def test_acks_in_the_wrong_order_leave_match_monotonic():
     """Scenarios 34 and 35."""
-    cluster = make_leader()
+    lone = make_lone()
     for _ in range(3):
-        cluster.propose(1)
-    cluster.persist(1)
-    core = cluster.core(1)
+        lone.propose()
+    lone.sync()
     for index, commit in ((3, 3), (2, 3), (4, 4), (1, 4)):
-        cluster.step(ack((2, 1), 1, index))
-        assert core.commit == commit
-    progress = core.progress[cluster.core(2).config.node]
+        lone.step(ack((2, 1), 1, index))
+        assert lone.core.commit == commit
+    progress = progress_of(lone)
     assert (progress.match, progress.next, len(progress.inflight)) == (4, 5, 0)
 
 
 def test_while_probing_one_append_is_under_way():
     """Raft §5.3 as in etcd's tracker; scenario 37."""
-    cluster = make_leader()
-    cluster.isolate(2)
-    cluster.step(refusal((2, 1), 1, 5, (1, 1)))  # as if an Append behind prev 5 were refused
-    assert state_of(cluster, 2) is ProgressState.PROBE
-    cluster.drop()
-    assert appends(cluster.propose(1)) == []
-    assert appends(cluster.turn(1)) == []
+    lone = make_lone()
+    for _ in range(3):
+        lone.propose()
+    sent = lone.step(refusal((2, 1), 1, 3, (1, 1)))  # the Append behind 1 was lost
+    assert [(m.prev_index, len(m.batches)) for m in appends(sent)] == [(1, 3)]
+    assert progress_of(lone).state is ProgressState.PROBE
+    assert appends(lone.step(refusal((2, 1), 1, 2, (1, 1)))) == [], "refused with the first"
+    assert appends(lone.propose()) == []
+    assert appends(lone.turn()) == []
+    sent = lone.step(ack((2, 1), 1, 4))
+    assert [(m.prev_index, len(m.batches)) for m in appends(sent)] == [(4, 1)]
 
 
 def test_a_probe_is_repeated_at_a_heartbeat_reply():
     """Scenario 37: the probe or its answer was lost."""
-    cluster = make_leader()
-    cluster.step(refusal((2, 1), 1, 5, (1, 1)))
-    cluster.network.clear()
-    cluster.now += cluster.core(1).config.heartbeat_ns
-    sent = cluster.step(heartbeat_reply((2, 1), 1, commit=1))
-    assert [m.prev_index for m in appends(sent)] == [1]
-    cluster.settle()
-    assert state_of(cluster, 2) is ProgressState.REPLICATE
+    lone = make_lone()
+    lone.propose()
+    first = lone.step(refusal((2, 1), 1, 2, (1, 1)))
+    lone.now += lone.config.heartbeat_ns
+    again = lone.step(heartbeat_reply((2, 1), 1, commit=1))
+    assert appends(again) == appends(first) != []
 
 
-@pytest.mark.parametrize("state", list(ProgressState)[:2])
+@pytest.mark.parametrize("state", [ProgressState.PROBE, ProgressState.REPLICATE])
 def test_heartbeat_replies_in_quick_succession_repeat_nothing(state):
     """Scenario 37: read rounds bring a reply per turn; a probe may carry a megabyte each time."""
-    cluster = make_leader()
-    cluster.isolate(2, 3)
-    cluster.propose(1)
+    lone = make_lone()
+    lone.propose()
     if state is ProgressState.PROBE:
-        cluster.step(refusal((2, 1), 1, 2, (1, 1)))
-    assert state_of(cluster, 2) is state
-    interval = cluster.core(1).config.heartbeat_ns
-    counts = []
+        lone.step(refusal((2, 1), 1, 2, (1, 1)))
+    assert progress_of(lone).state is state
+    repeated = []
     for _ in range(3):
-        cluster.now += interval
+        lone.now += lone.config.heartbeat_ns
         sent = []
         for _ in range(10):
-            cluster.now += 1
-            sent += cluster.step(heartbeat_reply((2, 1), 1))
-        counts.append(len(appends(sent)))
-    assert max(counts) == 1
-    assert sum(counts) >= 2, "but it is repeated"
+            lone.now += 1
+            sent += lone.step(heartbeat_reply((2, 1), 1))
+        repeated.append(len(appends(sent)))
+    assert max(repeated) == 1
+    assert sum(repeated) >= 2, "but it is repeated"
 
 
 def test_a_lost_append_is_found_by_the_next_append():
@@ -296,38 +286,36 @@ def test_a_full_window_reopens_after_everything_in_it_was_lost():
 
 def test_the_window_bounds_messages_in_flight():
     """Scenario 36."""
-    cluster = make_leader(3, window_messages_max=2)
-    sent = [appends(cluster.propose(1)) for _ in range(4)]
+    lone = make_lone(window_messages_max=2)
+    sent = [appends(lone.propose()) for _ in range(4)]
     assert [len(part) for part in sent] == [1, 1, 0, 0]
-    freed = cluster.step(ack((2, 1), 1, 3))  # one ack frees all up to its index
+    freed = lone.step(ack((2, 1), 1, 3))  # one ack frees all up to its index
     assert [(m.prev_index, len(m.batches)) for m in appends(freed)] == [(3, 2)]
 
 
 def test_the_window_bounds_bytes_in_flight():
     """Scenario 36."""
     window = 2 * BATCH_BYTES
-    cluster = make_leader(3, window_bytes_max=window, message_bytes_max=window)
-    sent = [appends(cluster.propose(1)) for _ in range(4)]
+    lone = make_lone(window_bytes_max=window, message_bytes_max=window)
+    sent = [appends(lone.propose()) for _ in range(4)]
     assert [len(part) for part in sent] == [1, 1, 0, 0]
-    freed = cluster.step(ack((2, 1), 1, 2))
+    freed = lone.step(ack((2, 1), 1, 2))
     assert [(m.prev_index, len(m.batches)) for m in appends(freed)] == [(3, 2)]
 
 
 def test_appends_are_packed_with_whole_batches_up_to_their_size():
-    cluster = make_leader(3, message_bytes_max=2 * BATCH_BYTES + 50)
-    core = cluster.core(1)
+    lone = make_lone(message_bytes_max=2 * BATCH_BYTES + 50)
     for index in range(2, 7):
-        core.propose(make_batch(1, index))
-    sent = appends(cluster.turn(1))
+        lone.core.propose(make_batch(1, index))
+    sent = appends(lone.turn())
     assert [(m.prev_index, len(m.batches)) for m in sent] == [(1, 2), (3, 2), (5, 1)]
 
 
 def test_a_batch_larger_than_a_message_travels_alone():
-    cluster = make_leader(3, message_bytes_max=BATCH_BYTES // 2)
-    core = cluster.core(1)
+    lone = make_lone(message_bytes_max=BATCH_BYTES // 2)
     for index in (2, 3):
-        core.propose(make_batch(1, index))
-    assert [len(m.batches) for m in appends(cluster.turn(1))] == [1, 1]
+        lone.core.propose(make_batch(1, index))
+    assert [len(m.batches) for m in appends(lone.turn())] == [1, 1]
 
 
 # ---- restarted followers ---------------------------------------------------------------------------
@@ -383,11 +371,12 @@ def test_a_follower_that_needs_compacted_entries_is_not_sent_any():
         cluster.settle()
     core = cluster.core(1)
     core.log.compact(Index(3))
-    cluster.now += core.config.heartbeat_ns
-    cluster.step(heartbeat_reply((3, 1), 1))
+    cluster.heal()
+    for _ in range(3):
+        cluster.heartbeat(1)
     assert state_of(cluster, 3) is ProgressState.COMPACTED
-    sent = cluster.step(heartbeat_reply((3, 1), 1))
-    assert appends(sent, to=3) == []
+    cluster.now += core.config.heartbeat_ns
+    assert appends(cluster.step(heartbeat_reply((3, 1), 1)), to=3) == []
     cluster.propose(1)
     cluster.settle()
     assert core.commit == 5, "the others are served"
@@ -395,18 +384,27 @@ def test_a_follower_that_needs_compacted_entries_is_not_sent_any():
 
 def test_a_refusal_may_show_that_entries_are_gone():
     """Scenario 45."""
-    cluster = Cluster(3)
-    cluster.preload(1, [1, 1, 1])
-    core = cluster.core(1)
-    core.step(append((2, 1), 1, (3, 1), commit=3), cluster.now)
-    core.log.compact(Index(2))
-    cluster.isolate(3)
-    cluster.elect_without_replication(1)
-    sent = cluster.step(refusal((2, 1), 2, 3, (0, 0)))
-    assert state_of(cluster, 2) is ProgressState.COMPACTED
-    assert appends(sent) == []
-    cluster.step(ack((2, 1), 2, 3))  # as after a snapshot
-    assert state_of(cluster, 2) is ProgressState.REPLICATE
+    lone = Lone(3, make_log([1, 1, 1]))
+    lone.step(append((2, 1), 1, (3, 1), commit=3))
+    lone.core.log.compact(Index(2))
+    lone.sync()
+    lone.lead()
+    assert appends(lone.step(refusal((2, 1), 2, 3, (0, 0)))) == []
+    assert progress_of(lone).state is ProgressState.COMPACTED
+    lone.step(ack((2, 1), 2, 3))  # as after a snapshot
+    assert progress_of(lone).state is ProgressState.REPLICATE
+
+
+def test_compaction_may_overtake_a_probe():
+    """Its next place is gone when the repeat is due."""
+    lone = Lone(3)
+    lone.lead()
+    lone.sync()
+    lone.step(ack((3, 1), 1, 1))
+    lone.core.log.compact(Index(1))
+    lone.now += lone.config.heartbeat_ns
+    assert appends(lone.step(heartbeat_reply((2, 1), 1))) == []
+    assert progress_of(lone).state is ProgressState.COMPACTED
 
 
 # ---- budgets ---------------------------------------------------------------------------------------
@@ -414,15 +412,15 @@ def test_a_refusal_may_show_that_entries_are_gone():
 
 def test_a_leader_has_a_budget_of_uncommitted_bytes():
     """Scenario 39: refused above it, given back by commits."""
-    cluster = make_leader(3, uncommitted_bytes_max=3 * BATCH_BYTES)
-    core = cluster.core(1)
+    lone = make_lone(uncommitted_bytes_max=3 * BATCH_BYTES)
+    core = lone.core
     for _ in range(3):
         assert core.accepts(BATCH_BYTES)
-        cluster.propose(1)
+        lone.propose()
     assert core.uncommitted_bytes == 3 * BATCH_BYTES
     assert not core.accepts(1)
-    cluster.persist(1)
-    cluster.step(ack((2, 1), 1, 3))
+    lone.sync()
+    lone.step(ack((2, 1), 1, 3))
     assert core.uncommitted_bytes == BATCH_BYTES
     assert core.accepts(2 * BATCH_BYTES)
     assert not core.accepts(2 * BATCH_BYTES + 1)
@@ -436,7 +434,7 @@ def test_a_new_leader_takes_over_the_uncommitted_bytes_and_its_empty_batch_alway
     cluster.elect_without_replication(1)
     core = cluster.core(1)
     assert core.uncommitted_bytes == 4 * BATCH_BYTES
-    cluster.settle()
+    cluster.heartbeat(1)
     assert core.uncommitted_bytes == 0
 
 

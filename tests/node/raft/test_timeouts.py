@@ -1,0 +1,104 @@
+"""Election timeouts (Raft §5.2, §9.3) and the pure rules of an election."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from node.raft.election import (
+    draw_below,
+    election_timeout_ns,
+    forget_delay_ns,
+    is_up_to_date,
+    may_grant_vote,
+)
+from node.raft.types import HardState, Index, NodeId, Term
+from tests.node.raft.kit import MS, make_config, make_view
+
+ROUNDS = 1000
+
+
+def timeouts(node: int, seed: int = 1) -> list[int]:
+    config = replace(make_config(node, 15), seed=seed)
+    return [election_timeout_ns(config, number) for number in range(ROUNDS)]
+
+
+def test_timeouts_lie_within_their_range_and_fill_it_evenly():
+    """Scenario 8. Ten equal parts of the range; 1,000 draws; ±5 standard deviations of 9.5."""
+    config = make_config()
+    drawn = timeouts(1)
+    assert config.election_ns_min <= min(drawn) <= max(drawn) <= config.election_ns_max
+    width = (config.election_ns_max - config.election_ns_min) / 10
+    parts = [0] * 10
+    for timeout in drawn:
+        parts[min(9, int((timeout - config.election_ns_min) / width))] += 1
+    assert all(52 <= part <= 148 for part in parts), parts
+
+
+@pytest.mark.parametrize("nodes", [(1, 2), (1, 15), (7, 8)])
+def test_two_nodes_rarely_collide(nodes):
+    """Scenario 8: with 150 ms of spread, two draws lie within 10 ms in about 13 % of rounds."""
+    pairs = zip(*(timeouts(node) for node in nodes), strict=True)
+    collisions = sum(abs(one - other) < 10 * MS for one, other in pairs)
+    assert 80 <= collisions <= 200, collisions
+
+
+def test_draws_depend_on_seed_node_and_number_and_on_nothing_else():
+    assert timeouts(1) == timeouts(1)
+    assert len({tuple(timeouts(node, seed)) for node in (1, 2) for seed in (1, 2)}) == 4
+    assert len(set(timeouts(1))) > 990
+
+
+def test_a_fixed_timeout_is_possible():
+    config = replace(make_config(), election_ns_min=200 * MS, election_ns_max=200 * MS)
+    assert {election_timeout_ns(config, number) for number in range(50)} == {200 * MS}
+
+
+def test_every_value_of_a_small_range_is_drawn():
+    assert {draw_below(7, 1, 2, number) for number in range(200)} == set(range(7))
+    assert {draw_below(1, 1, 2, number) for number in range(9)} == {0}
+
+
+def test_delays_after_a_leaders_death_are_spread_and_are_another_stream():
+    config = make_config()
+    delays = [forget_delay_ns(config, number, 30 * MS) for number in range(ROUNDS)]
+    assert 0 <= min(delays) < 1 * MS
+    assert 29 * MS < max(delays) <= 30 * MS
+    assert delays != [draw_below(30 * MS + 1, 1, 1, number) for number in range(ROUNDS)]
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [((3, 5), True), ((4, 5), True), ((1, 6), True), ((2, 5), False), ((9, 4), False)],
+)
+def test_logs_are_compared_by_last_term_then_length(last, expected):
+    """Raft §5.4.1."""
+    log = make_view([1, 5, 5])
+    assert is_up_to_date(log, Index(last[0]), Term(last[1])) is expected
+
+
+@pytest.mark.parametrize(
+    ("vote", "leader_known", "expected"),
+    [(0, False, True), (0, True, False), (2, False, True), (2, True, True), (3, False, False)],
+)
+def test_the_vote_of_a_term_is_free_or_already_the_candidates(vote, leader_known, expected):
+    """Raft §5.2."""
+    state = HardState(Term(4), NodeId(vote))
+    assert may_grant_vote(state, NodeId(2), leader_known=leader_known) is expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"heartbeat_ns": 0},
+        {"heartbeat_ns": 150 * MS},
+        {"election_ns_min": 301 * MS},
+        {"message_bytes_max": 9 << 20},
+        {"node": 9},
+        {"voters": (1, 2, 2)},
+    ],
+)
+def test_a_configuration_that_contradicts_itself_is_refused(changes):
+    with pytest.raises(AssertionError):
+        replace(make_config(), **changes)
