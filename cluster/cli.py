@@ -25,7 +25,7 @@ VERBS: Final[dict[str, LazyVerb]] = {
     "kv": LazyVerb("cluster.cli_kv", "kv", "Read and write keys."),
     "load": LazyVerb("cluster.cli_load", "load", "Write and read under load, and measure."),
     "logs": LazyVerb("cluster.cli_logs", "logs", "Show what nodes wrote."),
-    "wal": LazyVerb("cluster.cli_wal", "wal", "Look into a node's log on disk."),
+    "wal": LazyVerb("wal.inspect", "wal_commands", "Look into a node's log on disk."),
     "doctor": LazyVerb("cluster.cli_doctor", "doctor", "Say whether this machine is fit."),
     "config": LazyVerb("cluster.cli_config", "config", "Show settings and where they come from."),
 }

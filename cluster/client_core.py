@@ -165,7 +165,7 @@ class ClientCore:
             return
         request_id = reply.origin.request_id
         found = self._shared.requests.get(request_id)
-        if found is None or found[1].attempts[request_id] != node:
+        if found is None or found[1].attempts[request_id].node != node:
             self.unexpected += 1
             return
         lane, flight = found

@@ -11,6 +11,10 @@ IndefiniteError. Without doubt it was not: DefiniteError, and then it must never
 a request without doubt is compacted before each attempt. (With doubt it goes out unchanged: a late
 answer to an earlier attempt must find the positions of then.)
 
+*When is a node silent?* A node answers in order, so a request is due once the one before it is
+answered: its clock starts anew then. The silence that counts is four times the smoothed time that
+requests have taken, measured so; a late answer still says which attempt it belongs to, and teaches.
+
 *The span of sequence numbers.* Replicas keep REPLIES_PER_SESSION_MAX replies from `acked_below`
 on. A request that is stuck holds `acked_below` back while others pass it, so no request may take a
 number beyond that span; otherwise the stuck one would come back STALE.
@@ -24,6 +28,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cluster.client_request import (
+    Attempt,
     Flight,
     OpenFlight,
     Pending,
@@ -53,6 +58,9 @@ __all__ = ["NEVER", "Lane", "Shared"]
 
 NEVER: Final = 1 << 63
 """A time that does not come."""
+
+_SERVICE_TIMES: Final = 4
+"""How many usual answer times make a silence."""
 
 _RESULTS: Final = frozenset(
     (OutcomeCode.OK, OutcomeCode.ABSENT, OutcomeCode.CONFLICT, OutcomeCode.BATCH_ABORTED)
@@ -103,6 +111,7 @@ class Lane:
         "_pinned",
         "_polled_at",
         "_reads",
+        "_service_ns",
         "_session",
         "_shared",
         "_writes",
@@ -121,6 +130,8 @@ class Lane:
         self._session = 0
         self._next_seq = 1
         self._polled_at = 0
+        self._service_ns = {True: 0, False: 0}
+        """Smoothed time from a request being due to its OK, of reads and of writes; 0 = unknown."""
 
     def submit(self, pending: Pending) -> None:
         """Queue one operation for the next request."""
@@ -156,7 +167,7 @@ class Lane:
         self._polled_at = now
         for flight in self._flights:
             if flight.current and flight.timeout_at <= now:
-                node = flight.attempts[flight.current]
+                node = flight.attempts[flight.current].node
                 self._give_up_on(node)
                 self.route.failed(node, now, "no answer in time")
         if now < self.route.resume_at:
@@ -179,7 +190,7 @@ class Lane:
     def _next_flight(self) -> Flight | None:
         """Build the next request, if there is one and the window has room."""
         window = self._shared.config.requests_in_flight
-        reads = sum(isinstance(flight, ReadFlight) for flight in self._flights)
+        reads = sum(flight.is_read for flight in self._flights)
         writes = len(self._flights) - reads
         if self._writes and writes < window:
             if self._session:
@@ -229,22 +240,25 @@ class Lane:
 
     def _send(self, flight: Flight, now: int) -> None:
         shared = self._shared
-        config = shared.config
         node = self.route.target
         request_id = shared.take_request_id()
         flight.current = request_id
-        flight.attempts[request_id] = node
-        timeout = config.request_timeout_ns << min(flight.silences, 32)
-        flight.timeout_at = now + min(timeout, config.request_timeout_ns_max)
+        flight.attempts[request_id] = Attempt(node, now)
+        flight.timeout_at = now + self._timeout(flight)
         shared.requests[request_id] = (self, flight)
         parts = flight.parts(request_id, shared.cluster_id, self.group)
         shared.outgoing.append(Outgoing(node, request_id, parts))
+
+    def _timeout(self, flight: Flight) -> int:
+        config = self._shared.config
+        usual = max(config.request_timeout_ns, _SERVICE_TIMES * self._service_ns[flight.is_read])
+        return min(usual << min(flight.silences, 32), config.request_timeout_ns_max)
 
     # --- what happened to an attempt --------------------------------------------------
 
     def not_sent(self, flight: Flight, request_id: int, now: int) -> None:
         """The transport did not take this attempt: it never existed."""
-        node = flight.attempts.pop(request_id)
+        node = flight.attempts.pop(request_id).node
         self._shared.requests.pop(request_id, None)
         if flight.current == request_id:
             flight.current = 0
@@ -261,17 +275,19 @@ class Lane:
         A node answers in order, so the silence of one request is that of all behind it.
         """
         for flight in self._flights:
-            if flight.current and flight.attempts[flight.current] == node:
+            if flight.current and flight.attempts[flight.current].node == node:
                 flight.current = 0
                 flight.silences += 1
 
     def answered(self, flight: Flight, request_id: int, reply: Reply, now: int) -> None:
         """An attempt, perhaps one given up long ago, is answered."""
-        node = flight.attempts.pop(request_id)
+        attempt = flight.attempts.pop(request_id)
+        node = attempt.node
         self._shared.requests.pop(request_id, None)
         if isinstance(reply, Refusal):
             self._refused(flight, (request_id, node), reply, now)
             return
+        self._learn_service(flight, request_id, attempt.since, now)
         self.route.succeeded(node, reply.origin, now)
         if isinstance(flight, OpenFlight):
             self._opened(flight, reply)
@@ -279,6 +295,19 @@ class Lane:
             self._written(flight, reply)
         else:
             self._read(flight, reply)
+
+    def _learn_service(self, answered: Flight, request_id: int, since: int, now: int) -> None:
+        """Smooth the time this answer took; what was sent after it is due only from now on.
+
+        Reads overtake writes, so each kind has its own time.
+        """
+        usual = self._service_ns[answered.is_read]
+        sample = now - since
+        self._service_ns[answered.is_read] = usual + (sample - usual) // 4 if usual else sample
+        for flight in self._flights:
+            if flight.current > request_id and flight.is_read is answered.is_read:
+                flight.attempts[flight.current].since = now
+                flight.timeout_at = now + self._timeout(flight)
 
     def _refused(
         self, flight: Flight, attempt: tuple[int, NodeId], reply: Refusal, now: int

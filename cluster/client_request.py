@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from cluster.client_gather import Gather
 from cluster.client_types import (
@@ -31,7 +31,15 @@ from node.client_wire import (
 from node.commands import Operation, encode_open_session
 from node.raft.types import Buffer, GroupId, NodeId
 
-__all__ = ["Flight", "OpenFlight", "Pending", "ReadFlight", "WriteFlight", "decode_result"]
+__all__ = [
+    "Attempt",
+    "Flight",
+    "OpenFlight",
+    "Pending",
+    "ReadFlight",
+    "WriteFlight",
+    "decode_result",
+]
 
 
 _QUERY_BYTES: Final = 64
@@ -54,16 +62,28 @@ class Pending:
         self.size = subject.size if isinstance(subject, Operation) else _QUERY_BYTES
 
 
+class Attempt:
+    """One sending of a request: where it went, and since when its answer has been due next."""
+
+    __slots__ = ("node", "since")
+
+    def __init__(self, node: NodeId, since: int) -> None:
+        self.node = node
+        self.since = since
+
+
 class Flight:
     """What all kinds of request share: attempts, and the silence of the current one."""
 
     __slots__ = ("attempts", "current", "lost", "operations", "silences", "timeout_at")
 
+    is_read: ClassVar[bool] = False
+
     def __init__(self, operations: Sequence[Pending]) -> None:
         self.operations: list[Pending | None] = list(operations)
         """In the order of the request; None = completed early, by its deadline."""
-        self.attempts: dict[int, NodeId] = {}
-        """Request ids that are not answered yet, and where they went."""
+        self.attempts: dict[int, Attempt] = {}
+        """Those that are not answered yet, by request id."""
         self.current = 0
         """The attempt that is awaited; 0 = none, the request waits to be sent."""
         self.timeout_at = 0
@@ -143,6 +163,8 @@ class ReadFlight(Flight):
     """Queries; `consistency` is the same for all."""
 
     __slots__ = ("consistency", "queries")
+
+    is_read = True
 
     def __init__(self, operations: Sequence[Pending], consistency: Consistency) -> None:
         super().__init__(operations)

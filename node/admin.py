@@ -42,9 +42,13 @@ REQUESTS_PER_TURN: Final = 16
 """Status requests come at 10 Hz from one supervisor: 16 a turn drains any real backlog."""
 HIGH_WATER_MARK: Final = 16
 
+REQUEST_ITEMS_MAX: Final = 64
+REPLY_ITEMS_MAX: Final = 16_384
+"""Items of one array. Nested array headers of 3 bytes each allocate that many pointers, and are
+read up to 1,024 deep: what strangers send is bounded by the smaller number."""
+
 _LIMITS: Final[dict[str, int]] = {
     "max_buffer_size": MESSAGE_BYTES_MAX,
-    "max_array_len": 16_384,
     "max_map_len": 1_024,
     "max_str_len": 1 << 20,
     "max_bin_len": 1 << 20,
@@ -90,7 +94,7 @@ def encode_reply(reply: Reply) -> bytes:
 
 def decode_request(frame: bytes) -> Request:
     """Decode a request frame; `Malformed` for anything else."""
-    number, verb, args = _parts(frame)
+    number, verb, args = _parts(frame, REQUEST_ITEMS_MAX)
     if not isinstance(verb, str) or len(verb) > VERB_LENGTH_MAX or not isinstance(args, dict):
         raise Malformed("a request is [1, id, verb, args]")
     if not all(isinstance(name, str) for name in args):
@@ -100,7 +104,7 @@ def decode_request(frame: bytes) -> Request:
 
 def decode_reply(frame: bytes) -> Reply:
     """Decode a reply frame; `Malformed` for anything else."""
-    number, ok, payload = _parts(frame)
+    number, ok, payload = _parts(frame, REPLY_ITEMS_MAX)
     if not isinstance(ok, bool):
         raise Malformed("a reply is [1, id, ok, payload]")
     return Reply(number, ok, payload)
@@ -111,11 +115,11 @@ def _packed(document: list[Any]) -> bytes:
     return frame
 
 
-def _parts(frame: bytes) -> tuple[int, Any, Any]:
+def _parts(frame: bytes, items_max: int) -> tuple[int, Any, Any]:
     if len(frame) > MESSAGE_BYTES_MAX:
         raise Malformed(f"{len(frame)} bytes")
     try:
-        unpacker = msgpack.Unpacker(strict_map_key=False, **_LIMITS)
+        unpacker = msgpack.Unpacker(strict_map_key=False, max_array_len=items_max, **_LIMITS)
         unpacker.feed(frame)
         document = unpacker.unpack()
         rest = len(frame) - unpacker.tell()

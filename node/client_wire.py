@@ -227,7 +227,8 @@ def decode_request(parts: Sequence[Buffer], client: bytes = b"") -> Request:
         raise WireError("a request has 2 or 3 parts and a short header")
     match _unpack(parts[0]):
         case [1, int(kind), int(request_id), bytes(cluster_id), int(group), int(extra)] if (
-            0 < request_id <= _U64_MAX
+            bool not in map(type, (kind, request_id, group, extra))  # True is an int, too
+            and 0 < request_id <= _U64_MAX
             and len(cluster_id) == CLUSTER_ID_BYTES
             and 0 <= group <= _U32_MAX
         ):

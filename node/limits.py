@@ -12,12 +12,14 @@ __all__ = [
     "APPLY_SLICE_NS",
     "BATCHES_PER_APPEND_MAX",
     "BATCH_BYTES_TARGET",
+    "BATCH_ENTRIES_MAX",
     "BATCH_OPERATIONS_MAX",
     "CACHE_BYTES_MAX",
     "CLUSTER_ID_BYTES",
     "DETAIL_BYTES_MAX",
     "DISK_FULL_RETRY_NS",
     "DRAIN_BYTES_MAX",
+    "DRAIN_CONTROL_BYTES_MAX",
     "DRAIN_FRAMES_MAX",
     "ENTRIES_PER_REQUEST_MAX",
     "ENTRY_BYTES_MAX",
@@ -75,6 +77,10 @@ REQUEST_BYTES_MAX: Final = 8 * MIB
 BATCH_BYTES_TARGET: Final = 1 * MIB
 """The leader closes a batch at this size; one request may exceed it, so a batch's payload is at
 most REQUEST_BYTES_MAX + 4 × ENTRIES_PER_REQUEST_MAX (32 KiB of lengths)."""
+
+BATCH_ENTRIES_MAX: Final = 16_384
+"""Entries in one batch, which is applied whole: two requests at their limit. At 2 to 3 µs each,
+50 ms, a heartbeat. Without it, a batch of empty entries (4 bytes each) would hold 262,144."""
 
 CLUSTER_ID_BYTES: Final = 16
 """A cluster id is a random 128-bit number."""
@@ -144,7 +150,11 @@ PEER_HIGH_WATER_MARK: Final = 256
 """Frames queued per peer and lane: four windows of 64 Appends (CoreConfig.window_messages_max)."""
 
 DRAIN_FRAMES_MAX: Final = 1_024
-"""Control frames taken per turn: 14 peers × 64 acks = 896."""
+"""Frames taken per lane and turn: 14 peers × 64 acks = 896. On the other lanes bytes end a turn
+first, but for tiny frames: at 5 µs each, 1,024 of them take 5 ms."""
+
+DRAIN_CONTROL_BYTES_MAX: Final = 2 * MIB
+"""Control bytes taken per turn: the largest frame twice, about 100 ms of decoding and stepping."""
 
 DRAIN_BYTES_MAX: Final = 8 * MIB
 """Append bytes taken per turn: one window (CoreConfig.window_bytes_max), so that everything a

@@ -72,7 +72,17 @@ except ImportError:
 
     crc32c = crcmod.predefined.mkPredefinedCrcFun("crc-32c")
 
-__all__ = ["BarePipe", "BarePipeError", "Plan", "quantile"]
+__all__ = [
+    "KEY_BYTES",
+    "BarePipe",
+    "BarePipeError",
+    "Child",
+    "Plan",
+    "encode_plan",
+    "make_values",
+    "quantile",
+    "tell",
+]
 
 RING_BYTES: Final = 64 << 20
 JOB_BYTES_MAX: Final = 16 << 20
@@ -454,6 +464,11 @@ class Load:
         self._socket.send_multipart([request, head, body], copy=len(body) < VIEW_BYTES_MIN * 8)
 
 
+def encode_plan(plan: Plan) -> str:
+    """Return a plan as the line that a client reads."""
+    return json.dumps({name: getattr(plan, name) for name in plan.__slots__})
+
+
 def make_values(value_bytes: int) -> list[bytes]:
     """Return the values that are written in turn: at most 64, at most 16 MiB, all different."""
     count = max(2, min(64, (16 << 20) // max(1, value_bytes)))
@@ -508,19 +523,21 @@ def become(role: str, config: dict[str, Any]) -> None:
 # ---- the parent ----------------------------------------------------------------------------------
 
 
-class _Child:
-    """One process of the pipe: a command line in, a JSON line out."""
+class Child:
+    """A process that answers each line of its standard input with one line of JSON."""
 
-    def __init__(self, name: str, config: dict[str, Any], errors: Path) -> None:
+    def __init__(
+        self, name: str, command: list[str], errors: Path, environment: dict[str, str] | None = None
+    ) -> None:
         self.name = name
         self._errors = errors
-        command = [sys.executable, "-P", str(Path(__file__).resolve())]
         with errors.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [*command, "--become", name.rstrip("0123456789"), json.dumps(config)],
+                [sys.executable, "-P", *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
+                env=environment,
             )
 
     def ask(self, line: str, timeout_s: float) -> dict[str, Any]:
@@ -538,16 +555,21 @@ class _Child:
         if not answer:
             words = self._errors.read_text("utf-8", "replace").splitlines()
             why = words[-1] if words else f"no answer within {timeout_s:g} s"
-            raise BarePipeError(f"bare pipe, {self.name}: {why}")
+            raise BarePipeError(f"{self.name}: {why}")
         document: dict[str, Any] = json.loads(answer)
         return document
 
+    def release(self) -> None:
+        """Close its standard input: it ends when it notices."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):  # a line that it never read
+            self.process.stdin.close()
+
     def end(self) -> None:
-        """Close its standard input, wait, and kill what does not end; never raises."""
-        for stream in (self.process.stdin, self.process.stdout):
-            assert stream is not None
-            with contextlib.suppress(OSError):
-                stream.close()
+        """Release it, wait, and kill what does not end."""
+        self.release()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
         try:
             self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -562,18 +584,18 @@ class BarePipe:
         self.nodes = nodes
         self._directory = Path(tempfile.mkdtemp(prefix="bare-"))
         self._data = data
-        self._children: list[_Child] = []
+        self._children: list[Child] = []
         data.mkdir(parents=True, exist_ok=True)
         try:
             for node in range(1, nodes + 1):
-                self._start("leader" if node == 1 else f"follower{node}", node)
+                self._start("leader" if node == 1 else "follower", node)
             self._start("client", 0)
             self._children[0].ask("", START_TIMEOUT_S)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, name: str, node: int) -> None:
+    def _start(self, role: str, node: int) -> None:
         config = {
             "directory": str(self._directory),
             "data": str(self._data),
@@ -581,7 +603,9 @@ class BarePipe:
             "node": node,
             "parent": os.getpid(),
         }
-        self._children.append(_Child(name, config, self._directory / f"{name}.err"))
+        command = [str(Path(__file__).resolve()), "--become", role, json.dumps(config)]
+        errors = self._directory / f"{role}{node}.err"
+        self._children.append(Child(f"bare pipe, {role} {node}", command, errors))
 
     def __enter__(self) -> Self:
         return self
@@ -606,8 +630,7 @@ class BarePipe:
 
     def run(self, plan: Plan) -> dict[str, Any]:
         """Drive the plan; return seconds, acked, bytes, p50_ms and p99_ms."""
-        fields = {name: getattr(plan, name) for name in plan.__slots__}
-        return self._children[-1].ask(json.dumps(fields), plan.seconds + START_TIMEOUT_S)
+        return self._children[-1].ask(encode_plan(plan), plan.seconds + START_TIMEOUT_S)
 
     def stats(self) -> list[dict[str, int]]:
         """Return per node applied, keys, fsyncs, entries, bytes_written, once all have applied all.
@@ -627,9 +650,7 @@ class BarePipe:
         """End every process and remove every file."""
         children, self._children = self._children, []
         for child in children:
-            with contextlib.suppress(OSError):
-                if child.process.stdin is not None:
-                    child.process.stdin.close()
+            child.release()
         for child in children:
             child.end()
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -25,9 +25,10 @@ def main(seeds: int, first: int, trace: bool, without: str, as_json: bool) -> No
     numbers = range(first, first + seeds)
     if trace:
         left_out = [int(number) for number in without.split(",") if number]
-        sys.exit(1 if any([_print_trace(seed, left_out) for seed in numbers]) else 0)
+        failed = [seed for seed in numbers if _print_trace(seed, left_out)]
+        sys.exit(1 if failed else 0)
 
-    def tell(seed: int, outcome: object) -> None:
+    def tell(outcome: object) -> None:
         if isinstance(outcome, SeedFailure):
             click.echo(str(outcome), err=True)
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from time import process_time
 
+from cluster.sim.node import Assemble
 from cluster.sim.plan import Plan, draw_plan
 from cluster.sim.world import World, WorldResult
 from node.assembly import assemble
 from node.raft.invariants import InvariantError
-
-from cluster.sim.node import Assemble  # isort: skip
 
 __all__ = ["Campaign", "SeedFailure", "run_campaign", "run_seed", "trace_of"]
 
@@ -92,7 +91,7 @@ def trace_of(
 def run_campaign(
     seeds: Iterable[int],
     build: Assemble = assemble,
-    on_seed: Callable[[int, WorldResult | SeedFailure], None] = lambda seed, outcome: None,
+    on_seed: Callable[[WorldResult | SeedFailure], object] | None = None,
 ) -> Campaign:
     """Run seeds and add them up; `on_seed` is called after each."""
     campaign = Campaign()
@@ -101,7 +100,8 @@ def run_campaign(
         outcome = run_seed(seed, build)
         campaign.cpu_s += process_time() - started
         campaign.add(outcome)
-        on_seed(seed, outcome)
+        if on_seed is not None:
+            on_seed(outcome)
     return campaign
 
 

@@ -81,8 +81,9 @@ class SimClient:
             self._heap.after(self._stream.below(self._think_ns + 1), self._next)
 
     def finish(self) -> None:
-        """Invoke the last operation, a put that has to be acknowledged (at the second try, if
-        the first was refused for certain: a disk may have been full a moment ago).
+        """Invoke the last operation, a put that has to be acknowledged.
+
+        If the first try was refused for certain (a disk was full a moment ago), there is another.
         """
         self._left = 0
         key = self._key()

@@ -83,11 +83,11 @@ class Replay:
             end = start + int.from_bytes(data[4 * position : 4 * position + 4], "little")
             command = decode(data, start, end)
             assert command is not None, "clients of the simulator send well-formed entries"
-            opcode, session_id, seq, acked_below, key, expect, value, nested = command
+            opcode, session_id, seq, acked_below = command[:4]
             if opcode == 1:
                 self._sessions[base_index + position] = _Session()
             elif opcode and self._is_fresh(session_id, seq, acked_below):
-                parts = nested or (command,)
+                parts = command[7] or (command,)
                 self._change([(part[0], part[4], part[5], part[6]) for part in parts])
             start = end
 

@@ -69,6 +69,7 @@ def draw_plan(seed: int) -> Plan:
     fast = stream.chance(700)
     safety_ns = stream.between(3500, 6500) * MS
     small = stream.chance(500)
+    sliced = stream.chance(400)
     policy = SyncPolicy(
         segment_bytes=_FILL_STEP_BYTES if small else _SEGMENT_BYTES,
         fill_step_bytes=_FILL_STEP_BYTES,
@@ -91,8 +92,8 @@ def draw_plan(seed: int) -> Plan:
         policy=policy,
         faults=draw_faults(seed, safety_ns),
         disk=_draw_disk(stream),
-        turn_ns=stream.pick((5_000, 20_000, 200_000)),
-        apply_ns=stream.pick((0, 5 * MS)),
+        turn_ns=stream.pick((200_000, MS, 3 * MS) if sliced else (5_000, 20_000, 200_000)),
+        apply_ns=0 if sliced else 5 * MS,
         codec=stream.chance(60),
         torn=stream.chance(600),
         reports_death=stream.chance(600),

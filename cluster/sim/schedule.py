@@ -89,8 +89,10 @@ class Fault:
 
 
 def draw_faults(seed: int, until_ns: int) -> tuple[Fault, ...]:
-    """Draw the faults of a seed, in the order of their times: single ones, and now and then a
-    story of several that follow each other."""
+    """Draw the faults of a seed, in the order of their times.
+
+    Single ones, and now and then a story of several that follow each other.
+    """
     stream = Stream(seed, "faults")
     count = stream.between(FAULTS_MIN, FAULTS_MAX)
     faults = [_draw_fault(seed, number, until_ns) for number in range(count)]

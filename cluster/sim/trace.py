@@ -37,12 +37,11 @@ class Trace:
         if self._last.get(place) == state:
             return
         self._last[place] = state
-        role, term, vote, leader, last, commit, _ = state
         self.rows.append(
-            f"{_time(now)} {place[0]:>2} {place[1]} {_GLYPHS[core.role]} {term:>5} {vote:>4}"
-            f" {leader:>4} {last:>7} {commit:>7} {applied:>7}"
+            f"{_time(now)} {place[0]:>2} {place[1]} {_GLYPHS[core.role]}"
+            f" {core.term:>5} {core.vote:>4} {core.leader:>4}"
+            f" {core.log.last_index:>7} {core.commit:>7} {applied:>7}"
         )
-        assert role is core.role
 
     def text(self) -> str:
         """Return all rows."""

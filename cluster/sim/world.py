@@ -22,12 +22,24 @@ from node.kv.machine import KeyValueMachine
 from node.ports import Outcome
 from node.raft.invariants import Change, GroupInvariants
 from node.raft.messages import Message
-from node.raft.types import BatchMeta, Buffer, GroupId, HardState, Index, NodeId, Role, Term
+from node.raft.types import (
+    BatchMeta,
+    Buffer,
+    GroupId,
+    HardState,
+    Index,
+    LogStart,
+    NodeId,
+    Role,
+    Term,
+)
 from wal import Kind, Record, RecordHeader
 from wal.frame import body_of_hard_state
 
 __all__ = ["LivenessError", "World", "WorldResult"]
 
+FIRST_GROUP = GroupId(0)
+"""The group whose leader a fault means."""
 _LOOK_NS = 20 * MS
 _QUERY_ALL = [2, b"", b"", 0]
 
@@ -165,7 +177,7 @@ class World:
 
     # ---- for the faults ------------------------------------------------------------------
 
-    def leader(self, group: GroupId = GroupId(0)) -> NodeId | None:
+    def leader(self, group: GroupId = FIRST_GROUP) -> NodeId | None:
         """Return the living leader of the highest term, if there is one."""
         best: tuple[Term, NodeId] | None = None
         for node in self.nodes.values():
@@ -284,4 +296,6 @@ class World:
             return group, HardState(Term(header.term), NodeId(vote))
         if header.kind is Kind.TRUNCATE:
             return group, Index(header.base_index)
+        if header.kind is Kind.RELEASE:
+            return group, LogStart(Index(header.base_index), Term(header.term))
         return None, None

@@ -118,8 +118,29 @@ class SessionTable:
         _, session = self._sessions.popitem(last=False)
         self._replies -= len(session.replies)
 
+    def load(self, data: bytes) -> None:
+        """Fill an empty table with what `encode` made; ValueError or struct.error if malformed."""
+        assert not self._sessions
+        offset = 0
+        while offset < len(data):
+            session_id, floor, count = _SESSION.unpack_from(data, offset)
+            offset += _SESSION.size
+            session = Session()
+            session.floor = floor
+            for _ in range(count):
+                seq, code, revision, length = _REPLY.unpack_from(data, offset)
+                offset += _REPLY.size
+                if offset + length > len(data):
+                    raise ValueError("a reply of the session table is cut off")
+                session.replies[seq] = Outcome(code, revision, data[offset : offset + length])
+                offset += length
+            self._sessions[session_id] = session
+            self._replies += count
+
     def encode(self) -> bytes:
-        """Encode the whole table canonically, for `digest`: replicas differ only if it does."""
+        """Encode the whole table canonically: for `digest` (replicas differ only if it does) and
+        for snapshots (`load`).
+        """
         pieces: list[bytes] = []
         for session_id, session in self._sessions.items():
             pieces.append(_SESSION.pack(session_id, session.floor, len(session.replies)))

@@ -131,9 +131,8 @@ class Core:
     def tick(self, now: int) -> None:
         """Act on the timers that are due. Drain the inbox first (DESIGN §4)."""
         if self.role is Role.LEADER:
-            if now >= self._quorum_check_at:
-                self._check_quorum(now)
-            if self.role is Role.LEADER and now >= self._heartbeat_at:
+            lost = now >= self._quorum_check_at and not self._check_quorum(now)
+            if not lost and now >= self._heartbeat_at:
                 self._send_heartbeats(now)
         elif now >= self._election_at:
             if self.role is Role.CANDIDATE and not self._hard_state_is_durable():
@@ -324,15 +323,16 @@ class Core:
         elif result is VoteResult.WON and self._hard_state_is_durable():
             self._become_leader(now)
 
-    def _check_quorum(self, now: int) -> None:
-        """Step down unless a majority answered since the last check (thesis §6.2)."""
+    def _check_quorum(self, now: int) -> bool:
+        """Step down unless a majority answered since the last check (thesis §6.2); True: we lead on."""
         alive = 1 + sum(progress.active for progress in self.progress.values())
         if alive < quorum_size(len(self.config.voters)):
             self._become_follower(self.term, now)
-            return
+            return False
         for progress in self.progress.values():
             progress.active = False
         self._arm_quorum_check(now)
+        return True
 
     # ---- elections -----------------------------------------------------------------------
 

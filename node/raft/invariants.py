@@ -31,10 +31,19 @@ from node.raft.messages import (
     PreVote,
     PreVoteReply,
     Vote,
-    VoteReply,
 )
 from node.raft.quorum import quorum_size
-from node.raft.types import NO_INDEX, NO_NODE, NO_TERM, BatchMeta, HardState, Index, NodeId, Role
+from node.raft.types import (
+    NO_INDEX,
+    NO_NODE,
+    NO_TERM,
+    BatchMeta,
+    HardState,
+    Index,
+    LogStart,
+    NodeId,
+    Role,
+)
 
 __all__ = ["INVARIANTS", "Change", "GroupInvariants", "InvariantError", "StoredLog"]
 
@@ -68,9 +77,9 @@ class InvariantError(AssertionError):
         super().__init__(f"{name}: {detail} ({INVARIANTS[name]})")
 
 
-Change = BatchMeta | HardState | Index | None
-"""One stored record: a batch, a hard state, the index from which the log is cut; None: of another
-group, or of none."""
+Change = BatchMeta | HardState | LogStart | Index | None
+"""One stored record: a batch, a hard state, the compaction point, the index from which the log is
+cut; None: of another group, or of none."""
 
 
 @dataclass(slots=True)
@@ -79,13 +88,14 @@ class StoredLog:
 
     hard_state: HardState = HardState()  # noqa: RUF009 - frozen
     batches: list[BatchMeta] = field(default_factory=list)
+    start: LogStart = LogStart()  # noqa: RUF009 - frozen
 
     def copy(self) -> StoredLog:
         """Return an independent copy."""
-        return StoredLog(self.hard_state, list(self.batches))
+        return StoredLog(self.hard_state, list(self.batches), self.start)
 
     def change(self, change: Change) -> list[BatchMeta]:
-        """Append a batch, record a hard state, or cut from an index; return what was cut."""
+        """Follow one record; return the batches that it cut off the end of the log."""
         if change is None:
             return []
         if isinstance(change, BatchMeta):
@@ -93,6 +103,10 @@ class StoredLog:
             return []
         if isinstance(change, HardState):
             self.hard_state = change
+            return []
+        if isinstance(change, LogStart):
+            self.start = change
+            self.batches = [meta for meta in self.batches if meta.last_index > change.index]
             return []
         keep = len(self.batches)
         while keep and self.batches[keep - 1].base_index >= change:
@@ -109,7 +123,9 @@ class StoredLog:
         return None
 
     def holds(self, wanted: BatchMeta) -> bool:
-        """Tell whether the batch (term, base index) is stored."""
+        """Tell whether the batch (term, base index) is stored; what is compacted away is."""
+        if wanted.last_index <= self.start.index:
+            return True
         for meta in reversed(self.batches):
             if meta.base_index <= wanted.base_index:
                 return meta.base_index == wanted.base_index and meta.term == wanted.term
@@ -127,6 +143,7 @@ class _Seen:
         "log",
         "pending",
         "role",
+        "start",
         "term",
         "unsynced",
         "vote",
@@ -139,6 +156,8 @@ class _Seen:
         self.role = Role.FOLLOWER
         self.commit = NO_INDEX
         self.applied = NO_INDEX
+        self.start = NO_INDEX
+        """The compaction point; `log` holds what is behind it."""
         self.log: list[BatchMeta] = []
         self.durable = StoredLog()
         self.pending: list[Change] = []
@@ -203,7 +222,8 @@ class GroupInvariants:
         """Check what a node found when it started, and take it as the new durable state."""
         node = core.config.node
         seen = self._seen[node]
-        found = StoredLog(HardState(core.term, core.vote), list(core.log.batches))
+        # The core may start in a later term than the disk's: that of its last entry.
+        found = StoredLog(core.durable_hard_state, list(core.log.batches), core.log.start)
         state = seen.durable.copy()
         for change in seen.unsynced:
             if state == found:
@@ -219,7 +239,8 @@ class GroupInvariants:
         seen.unsynced.clear()
         seen.durable = found
         seen.log = list(found.batches)
-        self._durable_votes[node, core.term] = core.vote
+        seen.start = found.start.index
+        self._durable_votes[node, found.hard_state.term] = found.hard_state.vote
         seen.role, seen.term, seen.vote = core.role, core.term, core.vote
         seen.last_term = core.term
         seen.commit = seen.applied = core.commit
@@ -236,7 +257,11 @@ class GroupInvariants:
         log = core.log
         size = len(log)
         mirror = seen.log
-        if size != len(mirror) or (size and mirror[-1] is not log.batch_at(size - 1)):
+        if (
+            size != len(mirror)
+            or log.start.index != seen.start
+            or (size and mirror[-1] is not log.batch_at(size - 1))
+        ):
             self._follow_log(node, seen, core)
         if core.role is not seen.role or core.term != seen.last_term:
             if core.role is Role.LEADER:
@@ -264,6 +289,9 @@ class GroupInvariants:
 
     def _follow_log(self, node: NodeId, seen: _Seen, core: Core) -> None:
         log, mirror = core.log, seen.log
+        if log.start.index != seen.start:
+            seen.start = log.start.index
+            mirror[:] = [meta for meta in mirror if meta.last_index > seen.start]
         same = min(len(log), len(mirror))
         while same and mirror[same - 1] != log.batch_at(same - 1):
             same -= 1
@@ -282,6 +310,8 @@ class GroupInvariants:
         """Compare each batch from `position` on with what its identity means elsewhere."""
         log = self._seen[node].log
         before = log[position - 1] if position else None
+        if before is None and self._seen[node].start:
+            position, before = 1, log[0] if log else None  # its predecessor is compacted away
         for batch in log[position:]:
             name = (batch.term, batch.base_index)
             here = (batch.count, before.term, before.base_index) if before else (batch.count, 0, 0)
@@ -306,10 +336,9 @@ class GroupInvariants:
             self._must_hold(core.config.node, self.committed[position], core.term)
 
     def _must_hold(self, leader: NodeId, committed: BatchMeta, term: int) -> None:
-        log = self._seen[leader].log
-        position = self._positions[committed.base_index]
-        held = log[position] if position < len(log) else None
-        if held is None or (held.term, held.base_index) != (committed.term, committed.base_index):
+        seen = self._seen[leader]
+        memory = StoredLog(batches=seen.log, start=LogStart(seen.start))
+        if not memory.holds(committed):
             raise InvariantError(
                 "leader completeness",
                 f"node {leader}, leader of term {term}, lacks committed {_name(committed)}",

@@ -63,19 +63,31 @@ def make_frame():
     return frame_of
 
 
+@pytest.fixture(scope="module")
+def shared_desk(tmp_path_factory):
+    """As `desk`, for a cluster that several tests of a module share."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield from _desk(tmp_path_factory.mktemp("desk"), patch)
+
+
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    """A short runtime directory and a state directory of the test's own.
+    """A short runtime directory, and settings and state directories, of the test's own."""
+    yield from _desk(tmp_path, monkeypatch)
+
+
+def _desk(place, patch):
+    """Set the environment, and look for survivors afterwards.
 
     Whatever a test leaves alive is killed after it, and named as a failure: every process of a
     cluster has the runtime directory on its command line.
     """
     with tempfile.TemporaryDirectory(prefix="rd-") as runtime:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
-        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+        patch.setenv("XDG_RUNTIME_DIR", runtime)
+        patch.setenv("XDG_STATE_HOME", str(place / "state"))
+        patch.setenv("XDG_CONFIG_HOME", str(place / "config"))
         for name in [name for name in os.environ if name.startswith("RAFTDECK_")]:
-            monkeypatch.delenv(name)
+            patch.delenv(name)
         try:
             yield Path(runtime)
         finally:

@@ -1,6 +1,7 @@
 """The command line with a cluster of real nodes: the verbs, their answers, their refusals."""
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -12,7 +13,9 @@ import time
 import pytest
 
 from cluster.cli import main
+from cluster.client_types import Range
 from cluster.exits import Exit
+from cluster.frames import ProcessState
 from cluster.local import LocalCluster
 from cluster.paths import list_runs
 from cluster.processes import module_environment
@@ -27,7 +30,7 @@ SMALL_FLAGS = ("--segment-bytes", str(1 << 20), "--fill-step-bytes", str(64 << 1
 
 
 @pytest.fixture
-def call(desk, capfdbinary):
+def call(capfdbinary):
     """Run a command line in this process: its exit code, stdout (bytes), stderr (text)."""
 
     def run(*arguments):
@@ -50,12 +53,40 @@ def held(call):
     return run
 
 
-@pytest.fixture
-def three(desk, tmp_path):
+@contextlib.contextmanager
+def three_nodes(data_dir):
     """Three real nodes with small segments."""
-    spec = ClusterSpec(name="deck", data_dir=tmp_path / "data", nodes=3, wal=SMALL)
+    spec = ClusterSpec(name="deck", data_dir=data_dir, nodes=3, wal=SMALL)
     with LocalCluster.launch(spec) as cluster:
         cluster.wait_ready()
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def shared(shared_desk, tmp_path_factory):
+    with three_nodes(tmp_path_factory.mktemp("shared") / "data") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def three(shared):
+    """The cluster that many tests share: all nodes run, and no key is there, at their start."""
+    states = {part.process.state for part in shared.frame().nodes}
+    if ProcessState.FROZEN in states:
+        shared.resume("frozen")
+    if states - {ProcessState.RUNNING, ProcessState.FROZEN}:
+        shared.start("down")
+    shared.wait_ready()
+    with shared.client() as client:
+        for item in client.range(Range()).items:
+            client.delete(item.key)
+    return shared
+
+
+@pytest.fixture
+def own_three(desk, tmp_path):
+    """A cluster that a test may ruin."""
+    with three_nodes(tmp_path / "data") as cluster:
         yield cluster
 
 
@@ -87,7 +118,7 @@ def test_a_cluster_survives_the_loss_of_its_leader(call, held, desk, living, tmp
     assert killed["nodes"] == [frame["leader"]]
     began = time.monotonic()
     assert held("kv", "put", "colour", "green")["code"] == "OK"
-    assert time.monotonic() - began <= 1.0
+    assert time.monotonic() - began <= on_a_busy_machine(1.0)
     [dead] = killed["nodes"]
     after = held("status", "--wait", "leader=1,healthy=4,down=1")
     assert after["leader"] != dead
@@ -112,20 +143,34 @@ def test_a_cluster_survives_the_loss_of_its_leader(call, held, desk, living, tmp
 
 
 def test_the_first_put_is_acknowledged_within_two_seconds_of_up(desk, tmp_path):
-    """The best of three, in case that the machine is busy with something else."""
+    """The best of three; the limit is that of a machine which is not busy with something else."""
     times = []
     for attempt in range(3):
+        before = on_a_busy_machine(2.0)
         began = time.monotonic()
         with start_cli("up", "-n", "3", "--detach", "--data", tmp_path / f"{attempt}") as up:
             assert up.wait() == 0, up.stderr.read()
         with start_cli("kv", "put", "first", "put") as put:
             assert put.wait() == 0, put.stderr.read()
-        times.append(time.monotonic() - began)
+        elapsed = time.monotonic() - began
+        times.append((elapsed, max(before, on_a_busy_machine(2.0))))
         with start_cli("down") as down:
             assert down.wait() == 0
-        if times[-1] <= 2.0:
+        if elapsed <= times[-1][1]:
             return
-    pytest.fail(f"seconds from up to the first acknowledged put: {times}")
+    pytest.fail(f"(seconds, limit) from up to the first acknowledged put: {times}")
+
+
+def on_a_busy_machine(limit_s):
+    """Stretch a limit by how much longer than usual it takes to start four Pythons at once.
+
+    That is what an `up` consists of. 0.5 s is ample for two quiet cores (measured: 0.25 s).
+    """
+    command = [sys.executable, "-c", "import zmq, msgpack, psutil"]
+    began = time.monotonic()
+    starts = [subprocess.Popen(command) for _ in range(4)]
+    assert [start.wait() for start in starts] == [0] * 4
+    return limit_s * max(1.0, (time.monotonic() - began) / 0.5)
 
 
 def test_a_reader_that_leaves_early_does_not_end_a_detached_cluster(call, desk, tmp_path):
@@ -192,9 +237,9 @@ def test_a_foreground_up_ends_when_somebody_says_down(call, desk, tmp_path):
     assert errors.splitlines()[-1] == f"data: {tmp_path / 'data'}"
 
 
-def test_down_cleans_up_after_a_dead_supervisor(call, three, eventually):
-    os.kill(three.supervisor_pid, signal.SIGKILL)
-    os.waitpid(three.supervisor_pid, 0)
+def test_down_cleans_up_after_a_dead_supervisor(call, own_three):
+    os.kill(own_three.supervisor_pid, signal.SIGKILL)
+    os.waitpid(own_three.supervisor_pid, 0)
     code, out, _ = call("down")
     assert code == 0
     assert b"its supervisor had died; removed its run directory" in out
@@ -235,15 +280,15 @@ def test_leader_show_prints_who_leads(call, held, three):
     assert "no node leads group 0" in err
 
 
-def test_logs_of_a_running_and_of_a_stopped_cluster(call, three):
+def test_logs_of_a_running_and_of_a_stopped_cluster(call, own_three):
     code, out, _ = call("logs", "n2", "-n", "1")
     assert code == 0
     assert b"recovered 0 frames" in out
     lines = call("logs")[1].splitlines()
     assert {line[:5] for line in lines} == {b"n1 | ", b"n2 | ", b"n3 | "}
     assert call("logs", "n9")[0] == 2
-    three.down()
-    code, out, _ = call("logs", "n2", "--cluster", three.spec.data_dir)
+    own_three.down()
+    code, out, _ = call("logs", "n2", "--cluster", own_three.spec.data_dir)
     assert code == 0
     assert b"n2 stopped (exit 0 (clean))" in out
 
@@ -255,7 +300,7 @@ def test_several_running_clusters_must_be_told_apart(call, held, three, tmp_path
         assert code == 5
         assert "choose one of deck, other with --cluster" in err
         assert held("status", "--cluster", "other")["name"] == "other"
-        assert held("status", "-c", tmp_path / "data")["name"] == "deck"
+        assert held("status", "-c", three.spec.data_dir)["name"] == "deck"
         assert [run["name"] for run in held("ls")["clusters"]] == ["deck", "other"]
 
 
@@ -285,11 +330,11 @@ def test_keys_and_values_are_bytes_in_and_bytes_out(call, held, three, tmp_path,
     raw = bytes(range(256)) * 100
     path = tmp_path / "raw"
     path.write_bytes(raw)
-    assert held("kv", "put", "raw", "--file", path)["revision"] == 1
+    revision = held("kv", "put", "raw", "--file", path)["revision"]
     assert call("kv", "get", "raw") == (0, raw, "")
     item = held("kv", "get", "raw")["item"]
     assert base64.b64decode(item["value_base64"]) == raw
-    assert (item["key"], item["version"], item["mod_revision"]) == ("raw", 1, 1)
+    assert (item["key"], item["version"], item["mod_revision"]) == ("raw", 1, revision)
 
     with path.open("rb") as stdin:
         monkeypatch.setattr(sys, "stdin", os.fdopen(os.dup(stdin.fileno())))
@@ -366,11 +411,12 @@ def test_load_measures_what_was_acknowledged(call, held, three, tmp_path):
 # --- refusals: a clear error, the right code, nothing lost -----------------------------
 
 
-def test_a_directory_in_use_is_refused(call, three, tmp_path):
-    code, _, err = call("up", "--name", "deck", "--data", tmp_path / "data", "--detach")
+def test_a_directory_in_use_is_refused(call, three):
+    data = three.spec.data_dir
+    code, _, err = call("up", "--name", "deck", "--data", data, "--detach")
     assert code == 4
     assert f"supervisor pid {three.supervisor_pid}" in err
-    code, _, err = call("up", "--name", "two", "--data", tmp_path / "data", "--detach")
+    code, _, err = call("up", "--name", "two", "--data", data, "--detach")
     assert code == 4
     assert f"held by cluster 'deck' (supervisor pid {three.supervisor_pid})" in err
     assert len(three.wait_ready().healthy()) == 3
@@ -395,7 +441,7 @@ def content(data):
     }
 
 
-def test_what_a_directory_was_made_with_cannot_be_changed(call, tmp_path):
+def test_what_a_directory_was_made_with_cannot_be_changed(call, desk, tmp_path):
     data = stopped_with_data(call, tmp_path)
     before = content(data)
     for change in (["-n", "5"], ["--groups", "2"], ["--name", "other"]):
@@ -429,7 +475,7 @@ def test_a_corrupt_log_is_refused_named_and_kept(call, tmp_path, living, desk):
     assert call("down")[0] == 0
 
 
-def test_foreign_and_newer_node_directories_are_refused_and_kept(call, tmp_path):
+def test_foreign_and_newer_node_directories_are_refused_and_kept(call, desk, tmp_path):
     data = stopped_with_data(call, tmp_path)
     identity = data / "n2" / IDENTITY_FILE
     ours = identity.read_text()
@@ -453,7 +499,7 @@ def test_foreign_and_newer_node_directories_are_refused_and_kept(call, tmp_path)
     assert "update raftdeck" in err
 
 
-def test_the_log_of_another_node_is_refused(call, tmp_path):
+def test_the_log_of_another_node_is_refused(call, desk, tmp_path):
     """The identity file is right, the segments are not: the log carries an identity of its own."""
     data = stopped_with_data(call, tmp_path)
     shutil.rmtree(data / "n2" / "wal")

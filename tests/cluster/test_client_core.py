@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cluster import client_lane
@@ -143,6 +143,7 @@ class Script:
 
 
 def script(groups: int = 1, **knobs: int) -> Script:
+    knobs = {"request_timeout_ns": 500 * MS} | knobs
     return Script(ClientCore(CLUSTER, NODES, groups, ClientConfig(**knobs)))
 
 
@@ -337,6 +338,59 @@ def test_silence_is_the_nodes_not_the_requests():
     s.poll_one()
     assert s.poll(wait_ns=100 * MS) == []
     assert [sent.node for sent in s.poll(wait_ns=100 * MS)] == [2]
+
+
+def copies_sent_to_a_steady_leader(s: Script, service_ns: int, writes: int) -> int:
+    """Keep the window full of one-put requests at a leader that takes `service_ns` for each."""
+    working: list[tuple[int, Sent]] = []
+    free_at = s.now
+    seen: list[bytes] = []
+    for i in range(writes):
+        s.put(b"k%d" % i, timeout_ns=3_600 * SECOND)
+    while s.core.pending:
+        for sent in s.poll():
+            if sent.node == 1:
+                free_at = max(free_at, s.now) + service_ns
+                working.append((free_at, sent))
+                seen.append(bytes(sent.request.entries))
+            else:
+                s.refuse(sent, Status.NOT_LEADER, leader=1)
+        deadline = s.core.next_deadline()
+        if working and (deadline is None or working[0][0] <= deadline):
+            s.now, sent = working.pop(0)
+            s.ok(sent)
+        else:
+            s.sleep()
+    return len(seen) - len(set(seen))
+
+
+def test_a_leader_that_is_slow_but_steady_is_sent_no_copies_once_its_pace_is_known():
+    s = opened(requests_in_flight=1, request_operations=1, request_timeout_ns=250 * MS)
+    assert copies_sent_to_a_steady_leader(s, service_ns=600 * MS, writes=30) <= 2
+
+
+def test_a_request_is_due_only_when_the_one_before_it_is_answered():
+    # Four requests wait at once: the last is answered after 800 ms, 200 ms after the one before.
+    s = opened(requests_in_flight=4, request_operations=1, request_timeout_ns=250 * MS)
+    s.core._lanes[GroupId(0), NodeId(0)]._service_ns[False] = MS
+    assert copies_sent_to_a_steady_leader(s, service_ns=200 * MS, writes=4) == 0
+
+
+def test_reads_do_not_teach_how_long_writes_take():
+    s = opened(request_timeout_ns=100 * MS)
+    for _ in range(9):
+        s.put(b"k")
+        (write,) = s.poll()
+        for _ in range(3):
+            s.now += 25 * MS
+            s.read(Get(b"k"))
+            s.ok(s.poll_one())
+        s.now += 24 * MS
+        assert s.poll() == []
+        assert len(s.ok(write)) == 1
+    lane = s.core._lanes[GroupId(0), NodeId(0)]
+    assert lane._service_ns[False] > 90 * MS
+    assert lane._service_ns[True] < 10 * MS
 
 
 def test_after_a_lost_connection_the_next_node_is_asked_at_once():
@@ -774,6 +828,7 @@ class Groups:
             yield from self.s.ok(sent)
 
 
+@example(keys=[b"\x01", b"\x1f", b"O"], groups=2, limits=(0, 1), start=b"", end=b"")
 @given(
     st.sets(st.binary(min_size=1, max_size=2), max_size=40).map(sorted),
     st.integers(2, 5),

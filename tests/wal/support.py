@@ -24,6 +24,7 @@ from wal import (
 )
 from wal.driver import OnComplete
 
+ROOT = Path(__file__).resolve().parents[2]
 DIRECTORY = "/log"
 IDENTITY = LogIdentity(bytes(range(16)), 3)
 SMALL = SyncPolicy(segment_bytes=64 << 10, fill_step_bytes=16 << 10)

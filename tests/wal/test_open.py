@@ -15,6 +15,7 @@ from tests.wal.crashfs import CrashFilesystem, PowerCut
 from tests.wal.support import (
     DIRECTORY,
     IDENTITY,
+    ROOT,
     batch,
     fill_segments,
     open_log,
@@ -62,7 +63,8 @@ def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
         "log, _ = Log.open(OsFilesystem(), sys.argv[1], LogIdentity(bytes(range(16)), 3)); "
         "log.append([batch_record(0, 1, 1, [b'x'])]).wait(); os._exit(9)"
     )
-    child = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=30)
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    child = subprocess.run(command, cwd=ROOT, check=False, timeout=30)
     assert child.returncode == 9
     log, found = open_log(directory=tmp_path)
     assert spans(found) == [(1, 1, 1)]

@@ -21,7 +21,6 @@ from node.raft.messages import (
     AppendReply,
     HeartbeatReply,
     Message,
-    PreVoteReply,
     Vote,
     VoteReply,
 )
@@ -42,6 +41,8 @@ from node.raft.types import (
 
 GROUP = GroupId(7)
 MS = 1_000_000
+START = 1000 * MS
+"""When every test begins (ns)."""
 BATCH_BYTES = 100
 SETTLE_ROUNDS_MAX = 400
 
@@ -197,55 +198,10 @@ class Node:
         return message
 
 
-class Lone(Node):
-    """Node 1, whose peers are played by the test: their answers need not be true."""
-
-    def __init__(self, voters: int = 3, batches: Iterable[Batch] = (), **config: int) -> None:
-        disk = Disk(HardState(), list(batches))
-        super().__init__(make_config(1, voters, **config), disk, now=1000 * MS)
-        self.now = 1000 * MS
-
-    def step(self, *messages: Message) -> list[Message]:
-        """Take messages in, in one turn; return what leaves at once."""
-        for message in messages:
-            self.core.step(message, self.now)
-        return self.turn()
-
-    def turn(self) -> list[Message]:
-        sent = self.take(self.now)
-        check_locally(self)
-        return sent
-
-    def sync(self) -> list[Message]:
-        """Take turns and complete every storage request; return what leaves."""
-        sent = self.turn()
-        while self.in_flight:
-            sent += self.persist(self.now)
-        return sent + self.turn()
-
-    def propose(self, payload: str = "", count: int = 1) -> list[Message]:
-        core = self.core
-        core.propose(make_batch(core.term, core.log.last_index + 1, count, payload))
-        return self.turn()
-
-    def lead(self) -> list[Message]:
-        """Win an election by everybody's votes; return the first Appends. The disk is idle."""
-        self.now = self.core.next_deadline
-        self.core.tick(self.now)
-        self.sync()
-        for reply in (PreVoteReply, VoteReply):
-            term = Term(self.core.term + (reply is PreVoteReply))
-            for peer in self.config.voters[1:]:
-                self.core.step(reply(GROUP, peer, self.config.node, term, True), self.now)
-            sent = self.turn() if reply is VoteReply else self.sync()
-        assert self.core.role is Role.LEADER
-        return sent
-
-
 class Cluster:
     """Nodes 1..n, the messages between them, one clock, and what must always hold."""
 
-    def __init__(self, voters: int = 3, *, start: int = 1000 * MS, **config: int) -> None:
+    def __init__(self, voters: int = 3, *, start: int = START, **config: int) -> None:
         self.now = start
         self.network: list[Message] = []
         self.isolated: set[int] = set()

@@ -15,6 +15,8 @@ from tests.node.raft.kit import MS, Cluster
 NETWORK_MAX = 60
 """Beyond it the oldest messages are lost, so that a run stays small."""
 
+ACTS = 18
+
 Choice = tuple[int, int, int]
 """(which act, which node, a free number)"""
 
@@ -23,7 +25,7 @@ def play(cluster: Cluster, choices: Iterable[Choice]) -> None:
     """Do one act per choice."""
     for context, (act, pick, number) in enumerate(choices, 1):
         node = pick % len(cluster.nodes) + 1
-        _do(cluster, act % 16, node, number, context)
+        _do(cluster, act % ACTS, node, number, context)
         del cluster.network[:-NETWORK_MAX]
 
 
@@ -65,6 +67,12 @@ def _do(cluster: Cluster, act: int, node: int, number: int, context: int) -> Non
                 cluster.heal()
             else:
                 core.forget_leader(cluster.now, number % 30 * MS)
+        case 15 | 16:  # a calm moment
+            for other in cluster.nodes:
+                waiting = cluster.between(to=other)
+                if waiting:
+                    cluster.deliver(*waiting)
+                cluster.persist(other)
         case _:
             core.read(ReadContext(context))
             if number % 2:

@@ -6,7 +6,7 @@ import pytest
 
 from node.raft.messages import Append, AppendReply, HeartbeatReply
 from node.raft.types import HardState, NodeId, Role, Term
-from tests.node.raft.kit import MS, Cluster, Disk, Node, make_batch, make_config, make_log
+from tests.node.raft.kit import START, Cluster, Disk, Node, make_batch, make_config, make_log
 from tests.node.raft.letters import (
     ack,
     append,
@@ -17,15 +17,14 @@ from tests.node.raft.letters import (
     vote,
     vote_reply,
 )
+from tests.node.raft.lone import make_node
 
-START = 1000 * MS
 TO_ME = (2, 1)
 TO_LEADER = (1, 2)
 
 
 def make_follower(log: tuple[int, ...] = (), term: int = 0) -> Node:
-    term = max(term, *log, 0)
-    return Node(make_config(1), Disk(HardState(Term(term)), make_log(log)), START)
+    return make_node(term=term, log=log)
 
 
 def terms_of(node: Node) -> list[int]:

@@ -109,7 +109,7 @@ def naive(log: list[int], commit: int, message: Append) -> tuple[list[int], int]
     prev = message.prev_index
     if prev > len(log) or (prev > commit and prev > 0 and log[prev - 1] != message.prev_term):
         return None
-    result, index = list(log), prev
+    result, index = list(log), int(prev)
     for batch in message.batches:
         meta = batch.meta if isinstance(batch, Batch) else batch
         for _ in range(meta.count):
@@ -139,7 +139,7 @@ def entries(batches: Sequence[Batch]) -> list[int]:
 
 
 @st.composite
-def histories(draw) -> tuple[list[Batch], list[Batch], int]:
+def histories(draw: st.DrawFn) -> tuple[list[Batch], list[Batch], int]:
     """A follower's log, its leader's, and a commit index: a common prefix, then what they have.
 
     Behind the prefix they share no term, as logs of Raft must (log matching).

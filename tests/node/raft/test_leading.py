@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from node.raft.core import Core
 from node.raft.messages import Append, AppendReply, Heartbeat, HeartbeatReply, Message
 from node.raft.progress import Progress, ProgressState
 from node.raft.types import Index, NodeId, Role, Term
-from tests.node.raft.kit import BATCH_BYTES, MS, Cluster, Lone, Node, make_batch, make_log
+from tests.node.raft.kit import BATCH_BYTES, MS, Cluster, Node, make_batch, make_log
 from tests.node.raft.letters import ack, append, head, heartbeat_reply, refusal
+from tests.node.raft.lone import Lone
 
 
 def make_leader(voters: int = 3, log: tuple[int, ...] = (), **config: int) -> Cluster:
@@ -53,7 +56,8 @@ def test_a_new_leader_appends_an_empty_batch_at_once():
     lone = Lone(3, make_log([1, 1]))
     sent = lone.lead()
     batch = make_batch(2, 3)
-    assert sent == [Append(*head((1, to), 2), 2, 1, 0, (batch,)) for to in (2, 3)]
+    place = (Index(2), Term(1), Index(0))
+    assert sent == [Append(*head((1, to), 2), *place, (batch,)) for to in (2, 3)]
     assert lone.ready.append == (batch,)
 
 
@@ -494,5 +498,5 @@ def test_heartbeats_leave_at_their_interval():
         if any(isinstance(message, Heartbeat) for message in sent):
             beats.append(cluster.now)
         cluster.settle()
-    gaps = {later - earlier for earlier, later in zip(beats, beats[1:], strict=False)}
+    gaps = {later - earlier for earlier, later in pairwise(beats)}
     assert gaps == {core.config.heartbeat_ns}

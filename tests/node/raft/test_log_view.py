@@ -19,7 +19,7 @@ def make(start: tuple[int, int], *batches: tuple[int, int]) -> LogView:
 
 
 @st.composite
-def logs(draw) -> LogView:
+def logs(draw: st.DrawFn) -> LogView:
     start_index = draw(st.integers(0, 5))
     start_term = draw(st.integers(0, 2)) if start_index else 0
     steps = draw(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), max_size=12))

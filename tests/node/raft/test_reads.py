@@ -7,8 +7,9 @@ import pytest
 from node.raft.messages import Heartbeat, Message
 from node.raft.reads import PendingReads
 from node.raft.types import Index, ReadContext, ReadGrant, Role
-from tests.node.raft.kit import Cluster, Lone
+from tests.node.raft.kit import Cluster
 from tests.node.raft.letters import ack, append, heartbeat_reply
+from tests.node.raft.lone import Lone
 
 
 def make_leader(voters: int = 3) -> Lone:
@@ -29,7 +30,9 @@ def ask(lone: Lone, *contexts: int) -> list[Message]:
 
 
 def granted(lone: Lone) -> list[tuple[int, int, bool]]:
-    taken = [(grant.context, grant.index, grant.ok) for grant in lone.grants]
+    taken: list[tuple[int, int, bool]] = [
+        (grant.context, grant.index, grant.ok) for grant in lone.grants
+    ]
     lone.grants.clear()
     return taken
 

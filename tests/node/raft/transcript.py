@@ -44,7 +44,9 @@ def batch_text(batch: Batch | BatchMeta) -> str:
 
 
 def message_text(message: Message) -> str:
-    return f"{message.sender}>{message.to} {type(message).__name__} t{message.term}" + _rest(message)
+    return f"{message.sender}>{message.to} {type(message).__name__} t{message.term}" + _rest(
+        message
+    )
 
 
 def _rest(message: Message) -> str:
@@ -170,8 +172,8 @@ class Transcript:
 
     def _chosen(self, words: Sequence[str]) -> list[Message]:
         ends = [None if end == "*" else int(end) for end in words[0].split(">")]
-        kinds = [KINDS[word] for word in words[1:] if word in KINDS] or [None]
-        chosen = self.cluster.between(ends[0], ends[1], kinds[0])
+        kinds = [KINDS[word] for word in words[1:] if word in KINDS]
+        chosen = self.cluster.between(ends[0], ends[1], kinds[0] if kinds else None)
         assert chosen, f"no such message: {' '.join(words)}"
         return chosen
 
