@@ -147,12 +147,14 @@ class Engine:
     # --- the engine's thread ----------------------------------------------------------
 
     def _run(self) -> None:
+        reason = "the client's thread has failed"
         try:
             poller = self._make_poller()
             while not self._stopping:
                 self._turn(poller)
+            reason = "the client was closed"
         finally:
-            self._finish()
+            self._finish(reason)
 
     def _make_poller(self) -> zmq.Poller:
         poller = zmq.Poller()
@@ -224,10 +226,10 @@ class Engine:
         if completed:
             self._deliver(completed)
 
-    def _finish(self) -> None:
+    def _finish(self, reason: str) -> None:
         """Fail whatever is pending, whether the engine was stopped or has failed itself."""
         self._stopping = True
-        self._core.abandon("the client was closed")
+        self._core.abandon(reason)
         self._complete([])
         self._close()
         self._refuse_inbox()

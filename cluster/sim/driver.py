@@ -30,6 +30,9 @@ class StorageObserver(Protocol):
     def synced(self, count: int) -> None:
         """The oldest `count` queued records are durable: the disk has done it."""
 
+    def wrote(self) -> None:
+        """A write has reached the cache, and nothing of it is synced yet."""
+
 
 @dataclass(slots=True)
 class DiskTimes:
@@ -136,6 +139,8 @@ class HeapDriver:
             synced = any(isinstance(done, Sync) for done in operations[: self._place + 1])
             self._finish(self._job, (error, synced))
             return
+        if isinstance(operations[self._place], Write):
+            self._observer.wrote()
         self._place += 1
         if self._place == len(operations):
             self._finish(self._job, None)

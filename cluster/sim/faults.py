@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cluster.sim.plan import MS
 from cluster.sim.rng import Stream
-from cluster.sim.schedule import Fault, FaultKind
+from cluster.sim.schedule import DEATHS, Fault, FaultKind
 from node.raft.types import NodeId
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["FaultPlay"]
 
 _CUTS = (FaultKind.CUT, FaultKind.CUT_IN, FaultKind.CUT_OUT)
-_DEATHS = (FaultKind.CRASH, FaultKind.POWER)
+_TRAP_NS = 60 * MS
+"""How long a death waits for a write; a heartbeat interval, in which an idle node writes nothing."""
 _RESTART_NS = 100 * MS
 _FUSE_PERMILLE = 150
 _FUSE_MAX = 8
@@ -68,10 +69,29 @@ class FaultPlay:
         if self._healed:
             return
         victims = self._victims(fault)
+        if fault.kind in DEATHS and fault.amount:
+            self._await_write(fault, victims)
+            return
+        self._hit(fault, victims)
+
+    def _await_write(self, fault: Fault, victims: tuple[NodeId, ...]) -> None:
+        """Hit in the middle of the next write of the first victim, or after a while."""
+        fired = False
+
+        def fire() -> None:
+            nonlocal fired
+            if not fired and not self._healed:
+                fired = True
+                self._hit(fault, victims)
+
+        self._world.nodes[victims[0]].trap = fire
+        self._world.heap.after(_TRAP_NS, fire)
+
+    def _hit(self, fault: Fault, victims: tuple[NodeId, ...]) -> None:
         self._world.note(f"fault {fault} hits {list(victims)}")
         end = self._world.heap.now + fault.duration_ns
         at = self._world.heap.at
-        if fault.kind in _DEATHS:
+        if fault.kind in DEATHS:
             for node in victims:
                 self._kill(node, fault)
             for node in victims:

@@ -120,6 +120,8 @@ class SimNode:
         self.paused = False
         self.incarnation = 0
         self.turns = 0
+        self.trap: Callable[[], None] | None = None
+        """Called once, in the middle of the next write: between cache and disk."""
         self._world = world
         self._build = build
         self._heap = world.heap
@@ -275,6 +277,12 @@ class SimNode:
     def synced(self, count: int) -> None:
         """See `StorageObserver`."""
         self._world.synced(self.node, count)
+
+    def wrote(self) -> None:
+        """See `StorageObserver`: a fault may have waited for this moment."""
+        trap, self.trap = self.trap, None
+        if trap is not None:
+            self._heap.after(self._stream.below(self.times.sync_min), trap)
 
     def _encoded(self, message: Message) -> list[bytes]:
         if isinstance(message, Append):

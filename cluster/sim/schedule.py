@@ -43,6 +43,9 @@ class FaultKind(Enum):
     """Files of victims refuse to grow."""
 
 
+DEATHS = (FaultKind.CRASH, FaultKind.POWER)
+"""With an `amount` they wait (not long) for a write of the first victim, and hit in its middle."""
+
 _WEIGHTS: tuple[tuple[FaultKind, int], ...] = (
     (FaultKind.CRASH, 5),
     (FaultKind.POWER, 7),
@@ -58,6 +61,7 @@ _WEIGHTS: tuple[tuple[FaultKind, int], ...] = (
 )
 _KINDS = tuple(kind for kind, weight in _WEIGHTS for _ in range(weight))
 _VICTIMS = ("leader", "leader", "leader", "one", "one", "minority", "majority", "all")
+MID_WRITE_PERMILLE = 500
 _ONE_VICTIM = ("leader", "leader", "one")
 _AMOUNTS = {
     FaultKind.LOSS: (100, 600),
@@ -82,6 +86,8 @@ class Fault:
 
     def __str__(self) -> str:
         amount = f" {self.amount}" if self.amount else ""
+        if self.amount and self.kind in DEATHS:
+            amount = " in the middle of a write"
         return (
             f"#{self.number} at {self.at_ns / 1e9:.3f} s: {self.kind.value}{amount}"
             f" {self.victims} for {self.duration_ns / 1e6:.0f} ms"
@@ -111,21 +117,28 @@ def _draw_story(stream: Stream, number: int, until_ns: int) -> list[Fault]:
             end = start + cut - stream.between(0, 40) * _MS
             return [
                 Fault(number, start, FaultKind.CUT, "leader", cut),
-                Fault(number + 1, end, death, "leader", stream.between(200, 800) * _MS),
+                Fault(
+                    number + 1,
+                    end,
+                    death,
+                    "leader",
+                    stream.between(200, 800) * _MS,
+                    stream.below(2),
+                ),
             ]
         case 1:  # Raft figure 8: one leader after the other dies before it has committed
             deaths = []
             for step in range(stream.between(3, 6)):
                 lasts = stream.between(100, 700) * _MS
-                deaths.append(Fault(number + step, start, death, "leader", lasts))
+                deaths.append(Fault(number + step, start, death, "leader", lasts, stream.below(2)))
                 start += stream.between(180, 450) * _MS
             return deaths
         case _:  # the lights go out twice
             gap = stream.between(100, 800) * _MS
             first, second = (stream.between(1, 100) * _MS for _ in range(2))
             return [
-                Fault(number, start, FaultKind.POWER, "all", first),
-                Fault(number + 1, start + gap, FaultKind.POWER, "all", second),
+                Fault(number, start, FaultKind.POWER, "all", first, stream.below(2)),
+                Fault(number + 1, start + gap, FaultKind.POWER, "all", second, stream.below(2)),
             ]
 
 
@@ -143,4 +156,7 @@ def _draw_fault(seed: int, number: int, until_ns: int) -> Fault:
     short = stream.chance(500)
     duration = stream.between(1, 200) if short else stream.between(200, 1200)
     low, high = _AMOUNTS.get(kind, (0, 0))
-    return Fault(number, at_ns, kind, victims, duration * _MS, stream.between(low, high))
+    amount = stream.between(low, high)
+    if kind in DEATHS:
+        amount = int(stream.chance(MID_WRITE_PERMILLE))
+    return Fault(number, at_ns, kind, victims, duration * _MS, amount)

@@ -501,17 +501,11 @@ class Core:
         progress = self.progress[peer]
         config = self.config
         while progress.may_send(config.window_messages_max, config.window_bytes_max):
-            if self._is_compacted(progress):
+            if progress.next > self.log.last_index or self._is_compacted(progress):
                 return
-            batches: tuple[BatchMeta, ...] = ()
-            if progress.next <= self.log.last_index:
-                batches = self.log.batches_from(progress.next, config.message_bytes_max)
-            elif progress.state is ProgressState.REPLICATE:
-                return
-            prev_index = Index(progress.next - 1)
-            self._send_append(peer, prev_index, batches)
-            last = batches[-1].last_index if batches else prev_index
-            progress.sent(last, sum(meta.size for meta in batches))
+            batches = self.log.batches_from(progress.next, config.message_bytes_max)
+            self._send_append(peer, Index(progress.next - 1), batches)
+            progress.sent(batches[-1].last_index, sum(meta.size for meta in batches))
 
     def _send_append(self, peer: NodeId, prev_index: Index, batches: tuple[BatchMeta, ...]) -> None:
         prev_term = self.log.term_at(prev_index)

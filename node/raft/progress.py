@@ -68,10 +68,9 @@ class Progress:
         if self.state is ProgressState.PROBE:
             self.paused = True
             return
-        if size:
-            self.next = Index(last_index + 1)
-            self.inflight.append((last_index, size))
-            self.inflight_bytes += size
+        self.next = Index(last_index + 1)
+        self.inflight.append((last_index, size))
+        self.inflight_bytes += size
 
     def acknowledged(self, index: Index) -> bool:
         """Take a durable match at `index`; return whether match grew. Acks may come reordered."""

@@ -562,6 +562,18 @@ def test_a_call_that_the_ended_thread_never_saw_is_refused_by_its_caller(cluster
         future.result(timeout=GENEROUS_S)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_bug_in_the_clients_thread_hangs_nobody(cluster, monkeypatch):
+    client = Client(cluster.endpoints, GENEROUS_S)
+    client.put(b"k", b"v")
+    monkeypatch.setattr(client._engine._core, "poll", lambda now: 1 / 0)
+    with pytest.raises(DefiniteError, match="thread has failed"):
+        client.put(b"k", b"v")
+    with pytest.raises(DefiniteError, match="closed"):
+        client.put(b"k", b"v")
+    client.close()
+
+
 def test_an_address_that_cannot_be_is_a_definite_error():
     with pytest.raises(DefiniteError, match="cannot connect"):
         Client(Endpoints(CLUSTER, {NodeId(1): f"ipc:///tmp/{'x' * 200}"}))
