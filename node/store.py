@@ -4,7 +4,8 @@ The main thread calls everything here except `_on_complete`, which the WAL threa
 only appends to a deque (atomic under the interpreter) and wakes the main thread.
 
 A batch stays in memory until it is durable *and* older than CACHE_BYTES_MAX of newer ones; after
-that it is read back from its segment, both CRCs verified.
+that it is read back from its segment, both CRCs verified. What is counted is its bytes and
+SLOT_BYTES for the objects around them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from node.limits import CACHE_BYTES_MAX
 from node.ports import GroupWrite, StoredGroup, WriteDone
@@ -28,7 +30,10 @@ from node.raft.types import (
 from wal import AppendHandle, BatchRef, Log, Record, Recovered
 from wal.frame import RecordHeader, hard_state_record, truncate_record
 
-__all__ = ["WalStore", "batch_of_record", "stored_groups"]
+__all__ = ["SLOT_BYTES", "WalStore", "batch_of_record", "stored_groups"]
+
+SLOT_BYTES: Final = 512
+"""What a batch in memory takes beside its own bytes: batch, metadata, numbers, slot, table entry."""
 
 
 @dataclass(slots=True)
@@ -89,6 +94,7 @@ class WalStore:
         self._cached_bytes = 0
         self._numbers = 0
         self._completed: deque[AppendHandle] = deque()
+        self._starved = False
         self.failure: Exception | None = None
         log.on_complete = self._on_complete
 
@@ -99,8 +105,16 @@ class WalStore:
 
     @property
     def disk_full(self) -> bool:
-        """Whether the log waits for space."""
-        return self._log.disk_full
+        """Whether the log waits for space: from its first failure until something is stored.
+
+        While it tries again, for some milliseconds every now and then, it is still full: a write
+        taken in then would most likely wait without an end.
+        """
+        if self._log.disk_full:
+            self._starved = True
+        elif not self._log.queued_bytes:
+            self._starved = False
+        return self._starved
 
     @property
     def queued_bytes(self) -> int:
@@ -116,8 +130,8 @@ class WalStore:
             if write.truncate_from is not None:
                 records.append(truncate_record(write.group, write.truncate_from))
                 slots.append(None)
-                for base in [base for base in index if base >= write.truncate_from]:
-                    del index[base]
+                while index and next(reversed(index)) >= write.truncate_from:
+                    index.popitem()
             for batch in write.append:
                 records.append(Record(batch.header, batch.body))
                 slot = _Slot(batch, None, batch.meta.size)
@@ -140,6 +154,7 @@ class WalStore:
             if handle.error is not None:
                 self.failure = handle.error
                 break
+            self._starved = False
             request = handle.context
             assert isinstance(request, _Request)
             for slot, position in zip(request.slots, handle.positions, strict=True):
@@ -166,14 +181,14 @@ class WalStore:
 
     def _remember(self, slot: _Slot) -> None:
         self._cached.append(slot)
-        self._cached_bytes += slot.size
+        self._cached_bytes += SLOT_BYTES + slot.size
 
     def _forget(self) -> None:
         """Drop the oldest batches from memory once they are durable and the cache is over."""
         while self._cached_bytes > CACHE_BYTES_MAX and self._cached[0].ref is not None:
             slot = self._cached.popleft()
             slot.batch = None
-            self._cached_bytes -= slot.size
+            self._cached_bytes -= SLOT_BYTES + slot.size
 
     def _on_complete(self, handles: Sequence[AppendHandle]) -> None:
         """Called on the WAL thread (or by the simulator's event): hand over and wake."""

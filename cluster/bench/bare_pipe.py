@@ -3,7 +3,7 @@
 One file of the standard library, ZeroMQ and a CRC-32C; it imports nothing of this project, so
 that nothing of this project can slow it down.
 
-    client ──request──▶ leader ──batch──▶ N−1 followers        ipc, ROUTER/DEALER
+    client ──request──▶ leader ──batch──▶ the followers        ipc, ROUTER/DEALER
            ◀──reply───         ◀───ack───
 
 - Each node has a WAL thread: it takes everything that is queued, makes one `pwritev` and one
@@ -18,10 +18,13 @@ that nothing of this project can slow it down.
 - What is missing is what Raft is for: terms, elections, log matching, retries, sessions, recovery,
   flow control, membership. Nothing here survives anything.
 
-Each process reads commands as lines from its standard input and ends with it; it also asks the
-kernel for SIGKILL when its parent dies.
+`cluster.bench.children.BarePipe` starts a leader, which starts its followers (so that all nodes
+are in one session, as the nodes of a cluster are), and a client:
 
-    python -P bare_pipe.py --nodes 3 --outstanding 1000 --value-bytes 1024 --data /var/tmp
+    python -P bare_pipe.py leader|follower|client JSON
+
+Leader and client answer each line of their standard input with one of JSON. Every process ends
+when its standard input does, and asks the kernel for SIGKILL when its parent dies.
 
 Byte layouts, little endian: a *block* is one request: `head` (u32 key lengths, u32 value lengths,
 keys) and `values`, two parts.
@@ -30,33 +33,28 @@ keys) and `values`, two parts.
     batch      u64 number · u64 commit · u32 blocks · u32 crc; per block u32 puts, u32 crc; then
                head and values of every block. The same bytes go into the file.
     ack        u64 number that is durable · u32 crc
+    question   nothing; answered by a node's counters as JSON
     reply      u64 request · one code per put · u32 crc
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import ctypes
 import json
 import os
 import random
-import select
-import shutil
 import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 
@@ -73,10 +71,8 @@ except ImportError:
     crc32c = crcmod.predefined.mkPredefinedCrcFun("crc-32c")
 
 __all__ = [
+    "ANNOUNCE_MS",
     "KEY_BYTES",
-    "BarePipe",
-    "BarePipeError",
-    "Child",
     "Plan",
     "encode_plan",
     "make_values",
@@ -92,7 +88,6 @@ VIEW_BYTES_MIN: Final = 64 << 10
 """From this size on a value is kept as a view of the frame it came in: no copy at all."""
 ANNOUNCE_MS: Final = 5
 KEY_BYTES: Final = 12
-START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 5.0
 
 _REQUEST: Final = struct.Struct("<QII")
@@ -105,10 +100,6 @@ _PR_SET_PDEATHSIG: Final = 1
 
 Buffers = list[Any]
 """bytes, and the memory of received frames."""
-
-
-class BarePipeError(Exception):
-    """The bare pipe did not start, or broke."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,25 +242,30 @@ class Node:
         return socket
 
     def poll(self, timeout_ms: int | None) -> dict[Any, int]:
-        """Wait; answer commands; take note of what became durable."""
+        """Wait; take note of what became durable; end with standard input."""
         ready = dict(self.poller.poll(timeout_ms))
         if 0 in ready:
-            self._command(sys.stdin.readline())
+            if not sys.stdin.readline():
+                raise SystemExit(0)
+            self.asked()
         if self.wal.wake in ready:
             os.eventfd_read(self.wal.wake)
         return ready
 
-    def _command(self, line: str) -> None:
-        if not line:
-            raise SystemExit(0)  # the parent closed our standard input, or is gone
+    def asked(self) -> None:
+        """Answer a line of standard input."""
+        raise NotImplementedError
+
+    def counters(self) -> dict[str, int]:
+        """Return what this node has done so far."""
         wal = self.wal
-        tell(
-            applied=self.applied,
-            keys=len(self.state),
-            fsyncs=wal.fsyncs,
-            entries=wal.entries,
-            bytes_written=wal.bytes_written,
-        )
+        return {
+            "applied": self.applied,
+            "keys": len(self.state),
+            "fsyncs": wal.fsyncs,
+            "entries": wal.entries,
+            "bytes_written": wal.bytes_written,
+        }
 
 
 class Leader(Node):
@@ -284,6 +280,7 @@ class Leader(Node):
         self._durable = dict.fromkeys((b"%d" % node for node in range(2, nodes + 1)), 0)
         self._quorum_at = nodes - (nodes // 2 + 1)
         self._number = self._commit = self._announced = 0
+        self._answers: dict[bytes, dict[str, int]] = {}
 
     def run(self) -> None:
         """Wait for every follower, then work until the parent is done."""
@@ -306,9 +303,24 @@ class Leader(Node):
                 self._commit = durable[self._quorum_at]
                 self._apply()
 
+    def asked(self) -> None:
+        """Ask every follower for its counters; `_take_acks` gets the answers."""
+        self._answers = {b"1": self.counters()}
+        for identity in self._durable:
+            self._peers.send_multipart([identity, b""])
+        self._tell_counters()
+
+    def _tell_counters(self) -> None:
+        if len(self._answers) == 1 + len(self._durable):
+            tell(nodes=[self._answers[identity] for identity in (b"1", *self._durable)])
+
     def _take_acks(self) -> None:
         for identity, ack in drain(self._peers, copy=True):
-            self._durable[identity] = _NUMBER.unpack(unsealed(ack))[0]
+            if len(ack) == _ACK.size:
+                self._durable[identity] = _NUMBER.unpack(unsealed(ack))[0]
+            else:
+                self._answers[identity] = json.loads(ack)
+                self._tell_counters()
 
     def _take_requests(self) -> None:
         blocks: list[tuple[int, zmq.Frame, zmq.Frame]] = []
@@ -325,9 +337,7 @@ class Leader(Node):
         self.waiting.append(Batch(self._number, blocks, askers))
         self._send(index, blocks)
 
-    def _send(
-        self, index: list[bytes], blocks: list[tuple[int, zmq.Frame, zmq.Frame]]
-    ) -> None:
+    def _send(self, index: list[bytes], blocks: list[tuple[int, zmq.Frame, zmq.Frame]]) -> None:
         """Send a batch, or (without blocks) the news of a commit, and write the batch."""
         places = b"".join(index)
         number = self._number if blocks else 0
@@ -371,7 +381,10 @@ class Follower(Node):
                 self._leader.send(sealed(_NUMBER.pack(acked)))
             if self._leader in ready:
                 for header, *frames in drain(self._leader, copy=False):
-                    commit = self._take(header, frames)
+                    if len(header):
+                        commit = self._take(header, frames)
+                    else:
+                        self._leader.send(json.dumps(self.counters()).encode())
             while self.waiting and self.waiting[0].number <= commit:
                 for puts, head, values in self.waiting.popleft().blocks:
                     apply_block(self.state, puts, head, values)
@@ -502,198 +515,48 @@ def tell(**fields: Any) -> None:
     sys.stdout.flush()
 
 
-def become(role: str, config: dict[str, Any]) -> None:
-    """Be one of the processes, until the parent is done or gone."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != config["parent"]:
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    directory, data = Path(config["directory"]), Path(config["data"])
-    runners: dict[str, Callable[[], Leader | Follower | Load]] = {
-        "leader": lambda: Leader(directory, data / "n1.ring", config["nodes"]),
-        "follower": lambda: Follower(
-            directory, data / f"n{config['node']}.ring", b"%d" % config["node"]
-        ),
-        "client": lambda: Load(directory),
-    }
-    runners[role]().run()
+def start_followers(config: dict[str, Any]) -> list[subprocess.Popen[bytes]]:
+    """Start the followers; each ends when the pipe that is its standard input is closed."""
+    followers = []
+    for node in range(2, config["nodes"] + 1):
+        own = json.dumps(config | {"node": node, "parent": os.getpid()})
+        command = [sys.executable, "-P", str(Path(__file__).resolve()), "follower", own]
+        followers.append(subprocess.Popen(command, stdin=subprocess.PIPE))
+    return followers
 
 
-# ---- the parent ----------------------------------------------------------------------------------
-
-
-class Child:
-    """A process that answers each line of its standard input with one line of JSON."""
-
-    def __init__(
-        self, name: str, command: list[str], errors: Path, environment: dict[str, str] | None = None
-    ) -> None:
-        self.name = name
-        self._errors = errors
-        with errors.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", *command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=environment,
-            )
-
-    def ask(self, line: str, timeout_s: float) -> dict[str, Any]:
-        """Send a line (unless empty) and return the answer."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
+def end_followers(followers: list[subprocess.Popen[bytes]]) -> None:
+    """Let the followers end; kill those that do not."""
+    for follower in followers:
+        assert follower.stdin is not None
+        follower.stdin.close()
+    for follower in followers:
         try:
-            if line:
-                self.process.stdin.write(line.encode() + b"\n")
-                self.process.stdin.flush()
-            ready = select.select([self.process.stdout], [], [], timeout_s)[0]
-            answer = self.process.stdout.readline() if ready else b""
-        except BrokenPipeError:
-            answer = b""
-        if not answer:
-            words = self._errors.read_text("utf-8", "replace").splitlines()
-            why = words[-1] if words else f"no answer within {timeout_s:g} s"
-            raise BarePipeError(f"{self.name}: {why}")
-        document: dict[str, Any] = json.loads(answer)
-        return document
-
-    def release(self) -> None:
-        """Close its standard input: it ends when it notices."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(OSError):  # a line that it never read
-            self.process.stdin.close()
-
-    def end(self) -> None:
-        """Release it, wait, and kill what does not end."""
-        self.release()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        try:
-            self.process.wait(STOP_TIMEOUT_S)
+            follower.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-class BarePipe:
-    """The processes of one pipe. Its rings lie in `data`, which must be on the disk to measure."""
-
-    def __init__(self, nodes: int, data: Path) -> None:
-        self.nodes = nodes
-        self._directory = Path(tempfile.mkdtemp(prefix="bare-"))
-        self._data = data
-        self._children: list[Child] = []
-        data.mkdir(parents=True, exist_ok=True)
-        try:
-            for node in range(1, nodes + 1):
-                self._start("leader" if node == 1 else "follower", node)
-            self._start("client", 0)
-            self._children[0].ask("", START_TIMEOUT_S)
-        except BaseException:
-            self.close()
-            raise
-
-    def _start(self, role: str, node: int) -> None:
-        config = {
-            "directory": str(self._directory),
-            "data": str(self._data),
-            "nodes": self.nodes,
-            "node": node,
-            "parent": os.getpid(),
-        }
-        command = [str(Path(__file__).resolve()), "--become", role, json.dumps(config)]
-        errors = self._directory / f"{role}{node}.err"
-        self._children.append(Child(f"bare pipe, {role} {node}", command, errors))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def node_pids(self) -> list[int]:
-        """The nodes' processes, the leader first."""
-        return [child.process.pid for child in self._children[:-1]]
-
-    @property
-    def client_pid(self) -> int:
-        """The client's process."""
-        return self._children[-1].process.pid
-
-    def run(self, plan: Plan) -> dict[str, Any]:
-        """Drive the plan; return seconds, acked, bytes, p50_ms and p99_ms."""
-        return self._children[-1].ask(encode_plan(plan), plan.seconds + START_TIMEOUT_S)
-
-    def stats(self) -> list[dict[str, int]]:
-        """Return per node applied, keys, fsyncs, entries, bytes_written, once all have applied all.
-
-        BarePipeError if a node has not applied what the leader has.
-        """
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            found = [child.ask("stats", START_TIMEOUT_S) for child in self._children[:-1]]
-            if len({(each["applied"], each["keys"]) for each in found}) == 1:
-                return found
-            if time.monotonic() > deadline:
-                raise BarePipeError(f"bare pipe: the nodes differ: {found}")
-            time.sleep(ANNOUNCE_MS / 1e3)
-
-    def close(self) -> None:
-        """End every process and remove every file."""
-        children, self._children = self._children, []
-        for child in children:
-            child.release()
-        for child in children:
-            child.end()
-        shutil.rmtree(self._directory, ignore_errors=True)
-        for ring in self._data.glob("n*.ring"):
-            ring.unlink(missing_ok=True)
+            follower.kill()
+            follower.wait()
 
 
 def main() -> None:
-    """Measure the bare pipe alone, or be one of its processes."""
-    parser = argparse.ArgumentParser(description="What Python can do with no Raft in it.")
-    parser.add_argument("--become", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--outstanding", type=int, default=1_000)
-    parser.add_argument("--requests", type=int, default=4)
-    parser.add_argument("--value-bytes", type=int, default=1_024)
-    parser.add_argument("--keys", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--data", type=Path, default=Path.cwd(), help="a directory on the disk")
-    options = parser.parse_args()
-    if options.become:
-        become(options.become[0], json.loads(options.become[1]))
+    """Be one of the processes, until the parent is done or gone."""
+    role, config = sys.argv[1], json.loads(sys.argv[2])
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != config["parent"]:
         return
-    plan = Plan(
-        options.seconds,
-        options.outstanding,
-        options.value_bytes,
-        options.keys,
-        options.requests,
-    )
-    with (
-        tempfile.TemporaryDirectory(dir=options.data, prefix="bare-") as data,
-        BarePipe(options.nodes, Path(data)) as pipe,
-    ):
-        for _ in range(options.rounds):
-            before = pipe.stats()[0]
-            seen = pipe.run(plan)
-            after = pipe.stats()[0]
-            fsyncs = after["fsyncs"] - before["fsyncs"]
-            seen["ops_per_s"] = round(seen["acked"] / seen["seconds"], 1)
-            seen["mb_per_s"] = round(seen["bytes"] / seen["seconds"] / 1e6, 1)
-            seen["entries_per_fsync"] = round((after["entries"] - before["entries"]) / fsyncs, 1)
-            tell(**seen)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    directory, data, node = Path(config["directory"]), Path(config["data"]), config["node"]
+    if role == "leader":
+        followers = start_followers(config)
+        tell(pids=[os.getpid(), *(follower.pid for follower in followers)])
+        try:
+            Leader(directory, data / "n1.ring", config["nodes"]).run()
+        finally:
+            end_followers(followers)
+    elif role == "follower":
+        Follower(directory, data / f"n{node}.ring", b"%d" % node).run()
+    else:
+        Load(directory).run()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self
 
-from cluster.bench.bare_pipe import BarePipe, Child, Plan, encode_plan
+from cluster.bench.bare_pipe import Plan, encode_plan
+from cluster.bench.children import ANSWER_TIMEOUT_S, BarePipe, Child
 from cluster.frames import ClusterFrame
 from cluster.local import LocalCluster
 from cluster.processes import module_environment
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["BareSide", "Case", "Contestant", "OurSide", "Sample"]
 
 READY_TIMEOUT_S: Final = 60.0
-ANSWER_TIMEOUT_S: Final = 60.0
 WARM_VALUE_BYTES: Final = 64 << 10
 WARM_OUTSTANDING: Final = 32
 MIB: Final = 1 << 20
@@ -144,7 +144,7 @@ class OurSide:
             self._cluster.wait_ready(READY_TIMEOUT_S)
             self._driver = self._start_driver()
             stack.callback(self._driver.end)
-            self._driver.ask("", ANSWER_TIMEOUT_S)
+            self._driver.hear()
             self._stack = stack.pop_all()
 
     def _start_driver(self) -> Child:
@@ -156,7 +156,7 @@ class OurSide:
         }
         command = ["-m", "cluster.bench.driver", json.dumps(config)]
         errors = self._directory / "driver.err"
-        return Child("the bench's client", command, errors, module_environment())
+        return Child("the bench's client", command, errors, environment=module_environment())
 
     def __enter__(self) -> Self:
         return self
@@ -177,7 +177,7 @@ class OurSide:
     def warm(self, log_bytes: int) -> None:
         """Write until every node's log has passed `log_bytes`."""
         plan = Plan(30.0, WARM_OUTSTANDING, WARM_VALUE_BYTES, 64, 2, log_bytes + MIB)
-        self._driver.ask(encode_plan(plan), ANSWER_TIMEOUT_S)
+        self._driver.ask(encode_plan(plan))
         self._settle()
 
     def measure(self, case: Case, seconds: float) -> Sample:
@@ -185,9 +185,9 @@ class OurSide:
         plan = case.plan(seconds, case.requests, _bytes_max(seconds))
         before = self._settle()
         pids = self._pids(before)
-        cpu_before = _cpu(pids, self._driver.process.pid)
+        cpu_before = _cpu(pids, self._driver.pid)
         seen = self._driver.ask(encode_plan(plan), seconds + ANSWER_TIMEOUT_S)
-        cpu = (cpu_before, _cpu(pids, self._driver.process.pid))
+        cpu = (cpu_before, _cpu(pids, self._driver.pid))
         after = self._settle()
         sample = _sample(seen, (_log_counters(before), _log_counters(after)), cpu)
         return replace(sample, elections=_term(after) - _term(before))
@@ -253,7 +253,7 @@ class BareSide:
         return _sample(seen, (before, self._counters()), cpu)
 
     def _counters(self) -> _Counters:
-        stats = self._pipe.stats()
+        stats = self._pipe.counters()
         return _Counters(
             sum(each["fsyncs"] for each in stats),
             sum(each["entries"] for each in stats),

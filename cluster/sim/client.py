@@ -28,6 +28,8 @@ __all__ = ["ClientWorld", "SimClient"]
 _PATIENCE_NS = (150 * MS, 600 * MS, 2 * SECOND, 2 * SECOND)
 _LAST_DEADLINE_NS = 10 * SECOND
 _RETRY_NS = 100 * MS
+_VALUE_BYTES = (8, 60, 60, 700, 2500)
+"""A torn write needs writes of several sectors."""
 _CONFIG = ClientConfig(request_timeout_ns=300 * MS, request_timeout_ns_max=1200 * MS)
 
 
@@ -48,7 +50,7 @@ class ClientWorld(Protocol):
 
 
 class SimClient:
-    """One client with one or two operations under way; ends with one that must be acknowledged."""
+    """One client with one to three operations under way; ends with one that must be acknowledged."""
 
     def __init__(self, world: ClientWorld, number: int) -> None:
         """Make client `number` (from 1); it stands at the network's endpoint -number."""
@@ -62,7 +64,7 @@ class SimClient:
         nodes = [NodeId(node) for node in plan.node_ids]
         self._core = ClientCore(CLUSTER_ID, nodes, plan.groups, _CONFIG)
         self._open: dict[Ticket, Op] = {}
-        self._width = 1 + self._stream.below(2)
+        self._width = 1 + self._stream.below(3)
         self._think_ns = 2 * plan.safety_ns // plan.operations * self._width
         self._left = plan.operations
         self._patience = self._stream.pick(_PATIENCE_NS)
@@ -130,7 +132,7 @@ class SimClient:
         return b"k%d" % self._stream.below(self._world.plan.keys)
 
     def _value(self) -> bytes:
-        size = self._stream.pick((8, 8, 8, 100, 700))
+        size = self._stream.pick(_VALUE_BYTES)
         return (b"c%d-%d-" % (self.number, len(self.history))).ljust(size, b".") + b"%d" % (
             self._stream.below(1 << 30)
         )

@@ -77,7 +77,7 @@ class _Inode:
 
     def _tear(self, stream: Stream) -> None:
         content, durable = self.content, self.durable
-        mode = stream.below(4)
+        mode = stream.below(8)
         if mode == 0:
             return
         sectors: set[int] = set()
@@ -86,7 +86,7 @@ class _Inode:
         ordered = sorted(sectors)
         if mode == 1:
             kept = ordered
-        elif mode == 2:
+        elif mode <= 4:
             kept = ordered[: stream.below(len(ordered) + 1)] if ordered else []
         else:
             kept = [sector for sector in ordered if stream.bits() & 1]

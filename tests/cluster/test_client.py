@@ -1,20 +1,16 @@
-"""The real client over real sockets, against in-process nodes that answer by §8, with faults."""
+"""The real client over real sockets (docs/ARCHITECTURE.md §8)."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import zmq
 
 from cluster.client import (
     AsyncClient,
@@ -33,157 +29,13 @@ from cluster.client_types import Range
 from node import commands
 from node.client_wire import (
     ReadRequest,
-    ReplyOrigin,
-    Status,
     WriteRequest,
-    decode_request,
-    encode_read_reply,
-    encode_refusal,
-    encode_write_reply,
 )
 from node.commands import OutcomeCode
-from node.kv.machine import KeyValueMachine
 from node.limits import VALUE_BYTES_MAX
 from node.ports import Outcome
-from node.raft.types import BatchMeta, GroupId, Index, NodeId, Term
-
-CLUSTER = bytes(range(16))
-GENEROUS_S = 20.0
-OPEN = commands.encode_open_session()
-Fate = Callable[[int, WriteRequest | ReadRequest], str]
-
-
-class FakeCluster:
-    """Three ROUTER threads over one state machine per group: a log without Raft, with faults.
-
-    `fate(node, request)` decides, on the node's thread, what a request meets: `serve`, `busy`,
-    `drop` (not applied), `mute` (applied, no answer), `twice` (answered twice), `hold` (applied;
-    answered when `release` is called), `lost` (LEAD_LOST, applied all the same).
-    """
-
-    def __init__(self, directory: Path, groups: int = 1, nodes: int = 3) -> None:
-        self.groups = groups
-        self.leader = 1
-        self.fate: Fate = lambda node, request: "serve"
-        self.machines = [KeyValueMachine() for _ in range(groups)]
-        self.seen: list[tuple[int, str]] = []
-        self._next_index = [1] * groups
-        self._lock = threading.Lock()
-        self._context = zmq.Context()
-        self._directory = directory
-        self._stops: dict[int, threading.Event] = {}
-        self._threads: dict[int, threading.Thread] = {}
-        self._held: list[tuple[int, Callable[[], object]]] = []
-        self.released = threading.Event()
-        self.endpoints = Endpoints(
-            CLUSTER, {NodeId(n): self._address(n) for n in range(1, nodes + 1)}, groups
-        )
-        for node in range(1, nodes + 1):
-            self.start(node)
-
-    def _address(self, node: int) -> str:
-        return f"ipc://{self._directory}/n{node}.client"
-
-    def start(self, node: int) -> None:
-        """Bind and serve; returns once the node listens."""
-        router = self._context.socket(zmq.ROUTER)
-        router.setsockopt(zmq.LINGER, 0)
-        router.bind(self._address(node))
-        self._stops[node] = threading.Event()
-        thread = threading.Thread(target=self._serve, args=(node, router), name=f"fake-{node}")
-        self._threads[node] = thread
-        thread.start()
-
-    def kill(self, node: int) -> None:
-        """Close the node's socket, connections and all."""
-        self._stops.pop(node).set()
-        self._threads.pop(node).join()
-
-    def close(self) -> None:
-        for node in list(self._threads):
-            self.kill(node)
-        self._context.term()
-
-    def _serve(self, node: int, router: zmq.Socket[bytes]) -> None:
-        stop = self._stops[node]
-        while not stop.is_set():
-            if self.released.is_set():
-                self._release(node)
-            if router.poll(5):
-                client, *parts = router.recv_multipart()
-                self._handle(node, router, client, decode_request(parts, client))
-        router.close(linger=0)
-
-    def _release(self, node: int) -> None:
-        """Send what this node holds back; a socket belongs to its own thread."""
-        with self._lock:
-            mine = [answer for holder, answer in self._held if holder == node]
-            self._held = [entry for entry in self._held if entry[0] != node]
-        for answer in mine:
-            answer()
-
-    def _handle(
-        self,
-        node: int,
-        router: zmq.Socket[bytes],
-        client: bytes,
-        request: WriteRequest | ReadRequest,
-    ) -> None:
-        with self._lock:
-            fate = self.fate(node, request) if request.cluster_id == CLUSTER else "foreign"
-            self.seen.append((node, fate))
-            parts = self._answer(node, request, fate)
-            if fate == "hold" and node == self.leader:
-                self._held.append((node, lambda: router.send_multipart([client, *parts])))
-                return
-        if fate not in ("drop", "mute"):
-            for _ in range(2 if fate == "twice" else 1):
-                router.send_multipart([client, *parts])
-
-    def _answer(self, node: int, request: WriteRequest | ReadRequest, fate: str) -> list:
-        local = isinstance(request, ReadRequest) and request.local
-        origin = ReplyOrigin(request.request_id, request.group, NodeId(self.leader), Term(1))
-        if fate == "foreign":
-            return encode_refusal(origin, Status.FOREIGN_CLUSTER, "this is another cluster")
-        if node != self.leader and not local:
-            return encode_refusal(origin, Status.NOT_LEADER, "")
-        if fate == "busy":
-            return encode_refusal(origin, Status.BUSY, "")
-        if fate == "drop":
-            return []
-        machine = self.machines[request.group]
-        if isinstance(request, ReadRequest):
-            return encode_read_reply(origin, machine.query_all(request.queries))
-        body = bytes(request.lengths) + bytes(request.entries)
-        index = self._next_index[request.group]
-        self._next_index[request.group] += request.count
-        meta = BatchMeta(Term(1), Index(index), request.count, len(body))
-        outcomes = machine.apply(meta, 0, body)
-        if fate == "lost":
-            return encode_refusal(origin, Status.LEAD_LOST, "")
-        return encode_write_reply(origin, outcomes)
-
-    def version(self, key: bytes) -> int:
-        with self._lock:
-            result = self.machines[group_of(key, self.groups)].query([1, key])
-        assert isinstance(result, list)
-        return 0 if result[1] is None else result[1][4]
-
-
-def is_put(request: WriteRequest | ReadRequest) -> bool:
-    """Whether a request carries operations, and not only an open_session."""
-    return isinstance(request, WriteRequest) and bytes(request.entries) != OPEN
-
-
-@contextmanager
-def running(groups: int = 1, nodes: int = 3) -> Iterator[FakeCluster]:
-    # A short path: a socket's name holds 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="rd", dir="/tmp") as directory:
-        cluster = FakeCluster(Path(directory), groups, nodes)
-        try:
-            yield cluster
-        finally:
-            cluster.close()
+from node.raft.types import GroupId, NodeId
+from tests.cluster.fake_cluster import CLUSTER, GENEROUS_S, FakeCluster, Fate, is_put, running
 
 
 @pytest.fixture
@@ -198,13 +50,6 @@ def _no_thread_is_left():
     yield
     left = [thread for thread in threading.enumerate() if thread not in before]
     assert left == []
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + GENEROUS_S
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        time.sleep(0.001)
 
 
 # --- every verb ---------------------------------------------------------------------------
@@ -332,7 +177,7 @@ def test_the_death_of_the_leader_is_noticed_by_its_connection(cluster):
         client.put(b"a", b"")
         cluster.fate = once("mute")
         future = client.put_nowait(b"k", b"v")
-        wait_until(lambda: (1, "mute") in cluster.seen)
+        cluster.wait_for_fate(1, "mute")
         cluster.leader = 2
         started = time.monotonic()
         cluster.kill(1)
@@ -500,7 +345,7 @@ def test_close_is_prompt_and_ends_what_is_pending(cluster):
     cluster.fate = lambda node, request: "mute" if is_put(request) else "serve"
     client = Client(cluster.endpoints, GENEROUS_S)
     future = client.put_nowait(b"k", b"v")
-    wait_until(lambda: (1, "mute") in cluster.seen)
+    cluster.wait_for_fate(1, "mute")
     started = time.monotonic()
     client.close()
     assert time.monotonic() - started < 5
@@ -528,29 +373,28 @@ def test_an_async_close_ends_what_is_pending(cluster):
     asyncio.run(story())
 
 
-def _has_more_than(sequence: list[ClientFuture[Outcome]], count: int) -> bool:
-    return len(sequence) > count
-
-
 def test_no_call_is_forgotten_when_a_close_overtakes_it(cluster):
     for _ in range(20):
         client = Client(cluster.endpoints, GENEROUS_S)
         futures: list[ClientFuture[Outcome]] = []
-
-        def submit(client=client, futures=futures) -> None:
-            try:
-                while True:
-                    futures.append(client.put_nowait(b"k", b""))
-            except DefiniteError:
-                return
-
-        thread = threading.Thread(target=submit)
-        thread.start()
-        wait_until(partial(_has_more_than, futures, 10))
+        under_way = threading.Event()
+        submitter = threading.Thread(target=submit_until_closed, args=(client, futures, under_way))
+        submitter.start()
+        assert under_way.wait(GENEROUS_S)
         client.close()
-        thread.join()
+        submitter.join()
         for future in futures:
             future.exception(timeout=GENEROUS_S)
+
+
+def submit_until_closed(client, futures, under_way):
+    try:
+        while True:
+            futures.append(client.put_nowait(b"k", b""))
+            if len(futures) > 10:
+                under_way.set()
+    except DefiniteError:
+        under_way.set()
 
 
 def test_a_call_that_the_ended_thread_never_saw_is_refused_by_its_caller(cluster):

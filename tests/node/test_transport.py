@@ -275,15 +275,17 @@ def test_seeded_garbage_on_both_lanes_leaves_the_transport_in_order(desk):
     append = append_to(ME, batch_of(3, 5, b"one", b"two"))
     stale = Sender(CLUSTER, PEER, 0)
     honest = [[encode_control(stale, [beat()])], [bytes(p) for p in encode_append(stale, append)]]
-    dealers["control"].send(frame_of(beat(), incarnation=(1 << 63) - 1))
-    desk.receive(1)
-    counters, before = desk.counters, 1
-    for number, frame in enumerate(mutants(11, honest, 2_000)):
+    for peer in (PEER, OTHER):
+        dealers["control"].send(frame_of(beat(), node=peer, incarnation=1 << 62))
+    desk.receive(2)
+    counters, accepted = desk.counters, 0
+    for number, frame in enumerate(mutants(11, honest, 2_000), 1):
         dealers["control" if number % 2 else "data"].send_multipart(frame)
-        if number % 100 == 99:
-            assert desk.receive(before + number + 1) == []
-    assert counters.malformed + counters.foreign + counters.stale == 2_000
-    assert min(counters.malformed, counters.stale) > 50
+        if number % 100 == 0:
+            accepted += len(desk.receive(2 + number))
+    assert accepted < 10, "a mutant may draw a later life, and nothing else may get through"
+    assert counters.malformed + counters.foreign + counters.stale >= 1_990
+    assert min(counters.malformed, counters.foreign, counters.stale) > 20
 
 
 # --- bounds ---------------------------------------------------------------------------
@@ -311,10 +313,10 @@ def test_a_turn_takes_a_bounded_number_of_frames_however_small(desk):
 def test_a_turn_takes_a_bounded_number_of_control_bytes(desk):
     dealer = desk.dealer("control")
     frame = frame_of(*[beat()] * MESSAGES_PER_FRAME_MAX)
-    for _ in range(40):
+    for _ in range(10):
         dealer.send(frame)
-    seen = []
-    while sum(seen) < 40:
+    seen: list[int] = []
+    while sum(seen) < 10:
         assert desk.routers["control"].poll(DEADLINE_S * 1000)
         before = desk.counters.control_frames_in
         desk.transport.receive()
@@ -374,6 +376,6 @@ def test_a_path_too_long_for_a_socket_is_an_error_that_names_it(desk):
 
 def test_two_clients_of_one_name_leave_the_router_working(desk):
     """ROUTER_HANDOVER: the newer connection takes the name over."""
-    for _ in range(2):
+    for count in (1, 2):
         desk.dealer("control", b"same").send(frame_of(beat()))
-    assert desk.receive(2) == [beat(), beat()]
+        assert desk.receive(count) == [beat()]

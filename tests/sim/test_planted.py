@@ -25,6 +25,7 @@ bugs = load(BUGS)
 ALL = {**bugs.THE_FIVE, **bugs.MORE}
 
 
+@pytest.mark.timeout(240)  # up to 200 seeds of 70 ms; on a loaded machine ten times as long
 @pytest.mark.parametrize("name", ALL)
 def test_a_planted_bug_is_found(name: str) -> None:
     with ALL[name]():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -10,6 +11,12 @@ from node.kv import index as index_module
 from node.kv.index import KeyIndex
 
 KEYS = st.binary(min_size=1, max_size=2)
+
+
+@pytest.fixture(autouse=True)
+def _small_levels(monkeypatch):
+    """Fold often, so that short stories meet every level."""
+    monkeypatch.setattr(index_module, "_RECENT_FLOOR", 8)
 
 
 class IndexAgainstASet(RuleBasedStateMachine):
@@ -47,12 +54,23 @@ class IndexAgainstASet(RuleBasedStateMachine):
 TestIndexAgainstASet = IndexAgainstASet.TestCase
 
 
+def test_new_keys_are_folded_once_they_are_many():
+    index = KeyIndex()
+    rounds = 400
+    folds = 0
+    for number in range(rounds):
+        index.add(b"%d" % number)
+        assert len(list(index.between(b"", b""))) == number + 1
+        folds += not index._recent
+    assert 0 < folds < rounds // 4
+
+
 def test_keys_that_come_and_go_without_a_range_do_not_pile_up():
     index = KeyIndex()
     for number in range(20 * index_module._DEAD_FLOOR):
         index.add(b"%d" % number)
         index.discard(b"%d" % number)
-    held = len(index._sorted) + len(index._fresh) + len(index._dead)
+    held = len(index._sorted) + len(index._recent) + len(index._fresh) + len(index._dead)
     assert held <= 2 * index_module._DEAD_FLOOR + 2
 
 

@@ -1,0 +1,21 @@
+"""The benches there are. A new one is one line here and one command in `cluster.cli_bench`.
+
+Imports nothing of the benches themselves: the help of the command line is made from this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from cluster.cli_support import LazyVerb
+
+__all__ = ["BENCHES"]
+
+BENCHES: Final[Mapping[str, LazyVerb]] = {
+    "replication": LazyVerb(
+        "cluster.cli_bench",
+        "replication_command",
+        "Puts per second and MB/s, beside what Python can do with no Raft.",
+    ),
+}

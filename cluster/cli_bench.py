@@ -1,0 +1,123 @@
+"""`raftdeck bench`: measure, and compare what was measured in the same run."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cluster.bench.registry import BENCHES
+from cluster.cli_support import CONTEXT, LazyGroup, json_option, note, print_json, verb
+from cluster.exits import CommandError, Exit
+
+if TYPE_CHECKING:
+    from cluster.bench.report import BenchReport
+
+__all__ = ["bench", "replication_command"]
+
+
+@click.group(
+    "bench",
+    cls=LazyGroup,
+    verbs=BENCHES,
+    context_settings=CONTEXT,
+    epilog="\b\nExample:\n  raftdeck bench replication --quick",
+)
+def bench() -> None:
+    """Measure. Exits with 0 if every goal holds, 1 if one is missed, 3 if one cannot be judged."""
+
+
+def _node_counts(
+    _ctx: click.Context, _param: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
+    """Take numbers of nodes, by commas; each once, in the order given."""
+    if value is None:
+        return None
+    from node.config import NODES_MAX
+
+    counts: dict[int, None] = {}
+    for word in value.split(","):
+        if not word.strip().isdecimal() or not 1 <= int(word) <= NODES_MAX:
+            raise click.BadParameter(f"{word!r} is not a number from 1 to {NODES_MAX}")
+        counts[int(word)] = None
+    return tuple(counts)
+
+
+@verb(
+    "replication",
+    example="raftdeck bench replication --quick\n"
+    "raftdeck bench replication --nodes 3 --rounds 7 --json",
+)
+@click.option("--quick", is_flag=True, help="3 and 11 nodes, 3 short rounds: under 2 minutes.")
+@click.option("--nodes", callback=_node_counts, metavar="N,…", help="[3,5,11; --quick: 3,11]")
+@click.option("--rounds", type=click.IntRange(1, 100), metavar="N", help="[5; --quick: 3]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, 60),
+    metavar="S",
+    help="Per measurement. [2; --quick: 1]",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the logs are written meanwhile: on the disk to be measured. [the state directory]",
+)
+@json_option
+def replication_command(
+    quick: bool, nodes: tuple[int, ...] | None, rounds: int | None, *, seconds: float | None,
+    data: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Measure a cluster beside the bare pipe, turn by turn.
+
+    The bare pipe is what Python can do with no Raft in it: the same processes, disk, checksums and
+    client work, and nothing else. Goals: 0.40 of its operations and of its bytes with 3 nodes.
+    """
+    from cluster.bench.replication import Settings, replication, table
+
+    with _scratch(data) as directory:
+        settings = Settings(
+            directory=directory,
+            nodes=nodes or ((3, 11) if quick else (3, 5, 11)),
+            rounds=rounds or (3 if quick else 5),
+            seconds=seconds or (1.0 if quick else 2.0),
+            warm_seconds=0.3 if quick else 0.5,
+        )
+        report = replication(settings, note)
+    return _conclude(report, table(report), as_json=as_json)
+
+
+def _conclude(report: BenchReport, rows: str, *, as_json: bool) -> int:
+    """Print a report; return the exit code."""
+    if as_json:
+        print_json(report.document())
+    else:
+        click.echo(rows)
+        click.echo()
+        for line in report.ratio_lines():
+            click.echo(line)
+        note(report.machine_line())
+    return int(report.exit_code)
+
+
+@contextlib.contextmanager
+def _scratch(data: Path | None) -> Iterator[Path]:
+    """Give a new directory below `data` (or the state directory); it is gone afterwards."""
+    from cluster.paths import default_data_dir
+
+    parent = (data or default_data_dir("x").parent.parent).absolute()
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(prefix="bench-", dir=parent))
+    except OSError as error:
+        raise CommandError(
+            Exit.UNFIT, f"{parent}: {error.strerror}; give --data another directory"
+        ) from None
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,71 @@
+"""`python -m cluster.sim`: what it prints, and how it exits."""
+
+import json
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cluster.sim.__main__ import main
+from cluster.sim.plan import draw_plan
+from cluster.sim.world import LivenessError, World
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def test_a_summary_of_seeds_that_hold() -> None:
+    answer = run("--seeds", "2", "--first", "5")
+    assert answer.exit_code == 0
+    assert answer.stdout.startswith("seeds 5 to 6: 0 failed; ")
+
+
+def test_one_json_document() -> None:
+    answer = run("--seeds", "2", "--json")
+    document = json.loads(answer.stdout)
+    assert document["schema"] == "raftdeck.sim/1"
+    assert (document["first"], document["seeds"], document["failures"]) == (1, 2, [])
+    assert document["acked"] > 60
+
+
+def test_a_trace_and_the_faults_it_was_made_with() -> None:
+    number = draw_plan(4).faults[0].number
+    answer = run("--seeds", "1", "--first", "4", "--trace", "--without", str(number))
+    assert answer.exit_code == 0
+    assert f"without #{number} at " in answer.stderr
+    assert answer.stdout.splitlines()[0].split() == [
+        "time",
+        "n",
+        "g",
+        "r",
+        "term",
+        "vote",
+        "lead",
+        "last",
+        "commit",
+        "applied",
+    ]
+    assert f"fault #{number} " not in answer.stdout
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_to_failure(world: World) -> None:
+        raise LivenessError(f"seed {world.plan.seed} does not answer")
+
+    monkeypatch.setattr(World, "run", run_to_failure)
+
+
+def test_a_failure_is_told_with_the_command_that_repeats_it(failing: None) -> None:
+    answer = run("--seeds", "1", "--first", "9")
+    assert answer.exit_code == 1
+    assert "seed 9 does not answer" in answer.stderr
+    assert "python -m cluster.sim --first 9 --seeds 1 --trace" in answer.stderr
+
+
+def test_a_failure_in_json_and_in_a_trace(failing: None) -> None:
+    document = json.loads(run("--seeds", "1", "--first", "9", "--json").stdout)
+    assert [failure["kind"] for failure in document["failures"]] == ["LivenessError"]
+    traced = run("--seeds", "1", "--first", "9", "--trace")
+    assert traced.exit_code == 1
+    assert "FAILED" in traced.stdout
