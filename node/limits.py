@@ -25,12 +25,14 @@ __all__ = [
     "ENTRY_BYTES_MAX",
     "FORGET_JITTER_NS",
     "KEY_BYTES_MAX",
+    "LATE_MESSAGES_MAX",
     "LATE_TURN_NS",
     "MESSAGES_PER_FRAME_MAX",
     "PEER_ENVELOPE_BYTES_MAX",
     "PEER_FRAME_BYTES_MAX",
     "PEER_HIGH_WATER_MARK",
     "QUERIES_PER_REQUEST_MAX",
+    "QUEUED_BYTES_MAX",
     "RANGE_ITEMS_MAX",
     "RANGE_REPLY_BYTES_MAX",
     "READS_PENDING_MAX",
@@ -168,8 +170,19 @@ APPLY_SLICE_NS: Final = 5_000_000
 LATE_TURN_NS: Final = 20_000_000
 """A turn this late (ns) slept: 4 apply slices, under half of a heartbeat interval."""
 
+LATE_MESSAGES_MAX: Final = 16_384
+"""Messages that wait for one storage request: 1,024 groups × 16; the oldest are dropped. A follower
+whose disk has stalled answers a probe per heartbeat: 72,000 an hour and group, were they kept."""
+
 READS_PENDING_MAX: Final = 65_536
-"""Linearizable reads waiting for their round, per group: 64 clients × 1,024 queries."""
+"""Reads waiting for their round, for the state machine or for their turn, per group: 64 clients ×
+1,024 requests."""
+
+QUEUED_BYTES_MAX: Final = 128 * MIB
+"""Bytes waiting for the disk beyond which writes are refused as busy and Appends dropped (their
+leader sends them again). The log itself refuses at 256 MiB (`SyncPolicy.queue_bytes_max`), which
+would end the node: what one turn can add (8 MiB and a frame of Appends, 8 MiB and a request of
+writes: 40 MiB) fits in between. Many groups over a slow disk get here; one group does not."""
 
 CACHE_BYTES_MAX: Final = 64 * MIB
 """Durable batches kept in memory for followers that lag: 8 windows of 8 MiB."""

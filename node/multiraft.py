@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from node.limits import LATE_TURN_NS
+from node.limits import LATE_MESSAGES_MAX, LATE_TURN_NS, QUEUED_BYTES_MAX
 from node.ports import Clock, GroupWrite, LogStore, Transport
 from node.raft.messages import Append, Message
 from node.raft.types import BatchMeta, GroupId, NodeId, PersistToken
@@ -35,7 +35,8 @@ class _Stored:
 
     number: int
     tokens: tuple[tuple[GroupId, PersistToken], ...]
-    messages: list[Message]
+    messages: deque[Message]
+    """Bounded: a disk may stall for hours, and every heartbeat wants its answer. The newest count."""
 
 
 class MultiRaft:
@@ -55,6 +56,9 @@ class MultiRaft:
         self._clock = clock
         self._in_flight: deque[_Stored] = deque()
         self._last_turn_ns: int | None = None
+        self._applied_last = GroupId(-1)
+        self.dropped = 0
+        """Messages that were given up: Appends ahead of a slow disk, answers that waited for it."""
 
     @property
     def next_deadline(self) -> int:
@@ -75,10 +79,7 @@ class MultiRaft:
     def turn(self, now: int, messages: Sequence[Message], apply_ns: int) -> None:
         """Run one turn; `apply_ns` bounds the time spent applying (see module text)."""
         self._forgive_lateness(now)
-        for message in messages:
-            group = self.groups.get(message.group)
-            if group is not None:
-                group.core.step(message, now)
+        self._step(messages, now)
         self._take_completions(now)
         for group in self.groups.values():
             group.core.tick(now)
@@ -87,6 +88,19 @@ class MultiRaft:
         self._hand_out(now)
         self._apply(apply_ns)
         self._last_turn_ns = now
+
+    def _step(self, messages: Sequence[Message], now: int) -> None:
+        """Hand messages to their groups, but no more batches than the log can take.
+
+        What is dropped is sent again; what the log refused would end the node.
+        """
+        full = self._store.queued_bytes > QUEUED_BYTES_MAX
+        for message in messages:
+            group = self.groups.get(message.group)
+            if group is None or (full and isinstance(message, Append) and message.batches):
+                self.dropped += 1
+                continue
+            group.core.step(message, now)
 
     def _forgive_lateness(self, now: int) -> None:
         """Give elections the time back that this node slept: we were late, not the leader."""
@@ -127,9 +141,13 @@ class MultiRaft:
         if writes:
             number = self._store.append(writes)
             tokens = tuple((write.group, write.token) for write in writes)
-            self._in_flight.append(_Stored(number, tokens, later))
+            waiting = deque(later, maxlen=LATE_MESSAGES_MAX)
+            self._in_flight.append(_Stored(number, tokens, waiting))
+            self.dropped += len(later) - len(waiting)
         elif later and self._in_flight:
-            self._in_flight[-1].messages.extend(later)
+            waiting = self._in_flight[-1].messages
+            self.dropped += max(0, len(waiting) + len(later) - LATE_MESSAGES_MAX)
+            waiting.extend(later)
         else:
             leaving += later
         if leaving:
@@ -152,9 +170,18 @@ class MultiRaft:
         return resolved
 
     def _apply(self, apply_ns: int) -> None:
-        """Apply batch by batch until nothing is left or the slice is over."""
+        """Let the groups apply in turn, batch by batch, until nothing is left or the slice is over.
+
+        The next slice begins behind the group that ended this one.
+        """
         stop_at = self._clock.now_ns() + apply_ns
-        for group in self.groups.values():
-            while group.apply_next():
-                if self._clock.now_ns() >= stop_at:
-                    break
+        waiting = [item for item in self.groups.items() if item[1].has_backlog]
+        last = self._applied_last
+        busy = deque(sorted(waiting, key=lambda item: (item[0] <= last, item[0])))
+        while busy:
+            group_id, group = busy.popleft()
+            self._applied_last = group_id
+            if group.apply_next():
+                busy.append((group_id, group))
+            if self._clock.now_ns() >= stop_at:
+                break

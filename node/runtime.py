@@ -21,7 +21,12 @@ from node.client_wire import (
     encode_write_reply,
 )
 from node.codec import build_batch
-from node.limits import BATCH_BYTES_TARGET, READS_PENDING_MAX
+from node.limits import (
+    BATCH_BYTES_TARGET,
+    BATCH_ENTRIES_MAX,
+    QUEUED_BYTES_MAX,
+    READS_PENDING_MAX,
+)
 from node.ports import LogStore, Outcome, ReplySink, StateMachine
 from node.raft.core import Core
 from node.raft.types import Index, ReadContext, ReadGrant, Role, Term
@@ -78,15 +83,18 @@ class GroupRuntime:
         self._gathered_bytes += len(request.lengths) + len(request.entries)
 
     def read(self, request: ReadRequest) -> None:
-        """Serve a local read from the applied state, or start a linearizable one."""
-        if request.local:
-            self._answer_read(request)
-            return
-        if self.core.role is not Role.LEADER:
+        """Queue a local read for the applied state, or start a linearizable one.
+
+        None is served here: a range may take milliseconds, and `apply_next` counts them.
+        """
+        if not request.local and self.core.role is not Role.LEADER:
             self._refuse(request.client, request.request_id, Status.NOT_LEADER)
             return
-        if len(self._reads) >= READS_PENDING_MAX:
+        if len(self._reads) + len(self._granted) >= READS_PENDING_MAX:
             self._refuse(request.client, request.request_id, Status.BUSY)
+            return
+        if request.local:
+            self._granted.append((self.applied, request))
             return
         self._next_context += 1
         context = ReadContext(self._next_context)
@@ -94,7 +102,10 @@ class GroupRuntime:
         self.core.read(context)
 
     def propose_gathered(self, now: int) -> None:
-        """Turn the writes of this turn into batches of about BATCH_BYTES_TARGET."""
+        """Turn the writes of this turn into batches of about BATCH_BYTES_TARGET.
+
+        A batch is applied whole, so its entries are bounded too.
+        """
         if not self._gathered:
             return
         requests, self._gathered, self._gathered_bytes = self._gathered, [], 0
@@ -104,14 +115,15 @@ class GroupRuntime:
             return
         self._note_leadership(now)
         part: list[WriteRequest] = []
-        size = 0
+        size = count = 0
         for request in requests:
-            request_bytes = len(request.lengths) + len(request.entries)
-            if part and size + request_bytes > BATCH_BYTES_TARGET:
+            size += len(request.lengths) + len(request.entries)
+            count += request.count
+            if part and (size > BATCH_BYTES_TARGET or count > BATCH_ENTRIES_MAX):
                 self._propose(part, now)
-                part, size = [], 0
+                part = []
+                size, count = len(request.lengths) + len(request.entries), request.count
             part.append(request)
-            size += request_bytes
         self._propose(part, now)
 
     def _propose(self, requests: Sequence[WriteRequest], now: int) -> None:
@@ -132,7 +144,7 @@ class GroupRuntime:
         if self._store.disk_full:
             return Status.DISK_FULL
         size = self._gathered_bytes + len(request.lengths) + len(request.entries)
-        if not self.core.accepts(size):
+        if not self.core.accepts(size) or self._store.queued_bytes + size > QUEUED_BYTES_MAX:
             return Status.BUSY
         return None
 
@@ -150,45 +162,56 @@ class GroupRuntime:
                 self._refuse(request.client, request.request_id, Status.READ_ABORTED)
 
     def apply_next(self) -> bool:
-        """Apply one committed batch and answer whoever waits for it; False if none is left."""
-        core = self.core
-        if self.applied >= core.commit:
-            self._serve_granted()
-            return False
+        """Apply one committed batch and answer whoever waits for it; then serve one read.
+
+        One of each at most: neither can starve the other, whatever a slice is long enough for.
+        Returns whether there is more to do.
+        """
+        if self.applied < self.core.commit:
+            self._apply_batch()
+        self._serve_granted()
+        return self.has_backlog
+
+    def _apply_batch(self) -> None:
         base = Index(self.applied + 1)
         batch = self._store.read(self._group, base)
-        assert batch.meta.last_index <= core.commit, "only whole batches are committed"
+        assert batch.meta.last_index <= self.core.commit, "only whole batches are committed"
         outcomes = self.machine.apply(batch.meta, batch.leader_time_ms, batch.body)
         assert len(outcomes) == batch.meta.count, "one outcome per entry"
         self.applied = batch.meta.last_index
         self.entries_applied += batch.meta.count
         waiting = self._waiting.pop(base, None)
         if waiting is not None:
-            self._answer_batch(waiting, batch.meta.term, outcomes)
-        self._serve_granted()
-        return True
+            assert waiting.term == batch.meta.term, "fail_lost has answered for what is not ours"
+            self._answer_batch(waiting, outcomes)
 
     @property
     def has_backlog(self) -> bool:
-        """Whether committed batches are still to be applied."""
-        return self.applied < self.core.commit
+        """Whether `apply_next` has something to do."""
+        due = bool(self._granted) and self._granted[0][0] <= self.applied
+        return due or self.applied < self.core.commit
 
     def fail_lost(self) -> None:
-        """Tell clients whose uncommitted batches lost their leader (indefinite)."""
+        """Tell clients whose batches lost their leader (indefinite).
+
+        A batch of ours that is committed will be applied and answered. One that is not committed
+        may still be, under another leader, or may be gone already: the index where it stood may
+        even be committed, in the middle of a batch of somebody else's.
+        """
         core = self.core
         if not self._waiting or (core.role is Role.LEADER and core.term == self._led_term):
             return
-        for base in [base for base in self._waiting if base > core.commit]:
-            self._answer_lost(self._waiting.pop(base))
+        for base, waiting in list(self._waiting.items()):
+            held = core.log.batch_of(base)
+            ours = held is not None and (held.term, held.base_index) == (waiting.term, base)
+            if not ours or base > core.commit:
+                self._answer_lost(self._waiting.pop(base))
 
     def _answer_lost(self, waiting: _Waiting) -> None:
         for client, request_id, _ in waiting.requests:
             self._refuse(client, request_id, Status.LEAD_LOST)
 
-    def _answer_batch(self, waiting: _Waiting, term: Term, outcomes: Sequence[Outcome]) -> None:
-        if term != waiting.term:
-            self._answer_lost(waiting)
-            return
+    def _answer_batch(self, waiting: _Waiting, outcomes: Sequence[Outcome]) -> None:
         start = 0
         for client, request_id, count in waiting.requests:
             part = outcomes[start : start + count]
@@ -197,7 +220,7 @@ class GroupRuntime:
             self._replies.reply(client, encode_write_reply(self._origin(request_id), part))
 
     def _serve_granted(self) -> None:
-        while self._granted and self._granted[0][0] <= self.applied:
+        if self._granted and self._granted[0][0] <= self.applied:
             self._answer_read(self._granted.popleft()[1])
 
     def _answer_read(self, request: ReadRequest) -> None:

@@ -88,7 +88,7 @@ def _wal(store: WalStore, recovered: Recovered) -> WalSnapshot:
         queued_bytes=stats.queued_bytes,
         segments=stats.segments,
         spares=stats.spares,
-        disk_full=stats.disk_full,
+        disk_full=store.disk_full,
         torn_tail_bytes=recovered.torn.bytes if recovered.torn else 0,
     )
 
@@ -119,7 +119,7 @@ def _traffic(
     )
     return TrafficSnapshot(
         lanes=lanes,
-        dropped=counters.dropped + clients.dropped + admin.dropped,
+        dropped=counters.dropped + clients.dropped + admin.dropped + node.dropped,
         malformed=counters.malformed + clients.malformed + admin.malformed,
         foreign=counters.foreign + counters.stale + clients.foreign,
         client_requests=clients.requests,

@@ -36,6 +36,7 @@ from wal.errors import (
 from wal.frame import (
     FRAME_BYTES_MIN,
     Buffer,
+    Fields,
     Kind,
     Record,
     RecordHeader,
@@ -63,12 +64,19 @@ __all__ = ["AppendHandle", "Committer", "CommitterState", "GroupTail", "Head", "
 RECORD_BYTES_MAX = 1 << 30
 """Keeps every offset of a segment of at most 2 GiB, plus one oversized record, within 32 bits."""
 
+_BATCH: Final = int(Kind.BATCH)
+_HARD_STATE: Final = int(Kind.HARD_STATE)
+_TRUNCATE: Final = int(Kind.TRUNCATE)
+_RELEASE: Final = int(Kind.RELEASE)
+_OWN: Final = frozenset({int(Kind.SEAL), int(Kind.OPEN)})
+"""Kinds of the log's own records, which belong to no group."""
+_FREEING: Final = frozenset({_TRUNCATE, _RELEASE})
+"""Kinds after which the oldest segment may be needed no more."""
+_INDEXED: Final = _FREEING | {_BATCH}
+"""Kinds that move the first or the last index of a group."""
+
 
 # ---- values ----------------------------------------------------------------------------------
-
-
-Fields = tuple[int, int, int, int, int, int]
-"""What `wal.frame.fields_of` returns: kind, group, count, term, base_index, payload_len."""
 
 
 class AppendHandle:
@@ -158,17 +166,17 @@ class GroupTail:
         """Follow one record, as `wal.replay` does when it is read back; return its entries."""
         kind, _, count, term, index, _ = fields
         live = self.live
-        if kind == Kind.BATCH:
+        if kind == _BATCH:
             live.append((index, index + count - 1, position))
             return count
-        if kind == Kind.HARD_STATE:
+        if kind == _HARD_STATE:
             self.term = term
             self.vote, self.config = body_of_hard_state(record.body)
-        elif kind == Kind.TRUNCATE:
+        elif kind == _TRUNCATE:
             while live and live[-1][0] >= index:
                 live.pop()
             assert not live or live[-1][1] < index, f"a cut at index {index}, inside a batch"
-        elif kind == Kind.RELEASE and index > self.released_index:
+        elif kind == _RELEASE and index > self.released_index:
             self.released_index, self.released_term = index, term
             while live and live[0][1] <= index:
                 live.popleft()
@@ -494,22 +502,14 @@ class Committer:
         return self._job(operations, 0, 0)
 
 
-_OWN: Final = frozenset({int(Kind.SEAL), int(Kind.OPEN)})
-"""Kinds of the log's own records, which belong to no group."""
-_FREEING: Final = frozenset({int(Kind.TRUNCATE), int(Kind.RELEASE)})
-"""Kinds after which the oldest segment may be needed no more."""
-_INDEXED: Final = _FREEING | {int(Kind.BATCH)}
-"""Kinds that move the first or the last index of a group."""
-
-
 def _bounds_after(fields: Fields, released: int, following: int) -> tuple[int, int]:
     """Return (released index, next index) of a group behind a record; AssertionError for a bug."""
     kind, group, count, _, index, _ = fields
-    if kind == Kind.BATCH:
+    if kind == _BATCH:
         assert count, f"group {group}: a batch without entries"
         assert index == following, f"group {group}: a batch at {index}, not at {following}"
         return released, index + count
-    if kind == Kind.TRUNCATE:
+    if kind == _TRUNCATE:
         expected = f"between {released + 1} and {following}"
         assert released < index <= following, f"group {group}: a cut at {index}, not {expected}"
         return released, index

@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
-from wal.checksum import crc32c
+from wal import checksum
 from wal.errors import FrameError
 from wal.filesystem import ReadFile
 from wal.frame import (
     FRAME_BYTES_MIN,
     MAGIC,
     PREFIX_BYTES,
+    Fields,
     FramePrefix,
     RecordHeader,
+    decode_head,
     decode_prefix,
     frame_size,
 )
@@ -30,14 +32,27 @@ CHUNK_BYTES: Final = 4 << 20
 _MAGIC_BYTES: Final = Struct("<I").pack(MAGIC)
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One valid frame as read; `position` is its start, `body` keeps its chunk alive."""
+class Frame(NamedTuple):
+    """One valid frame as read; `position` is its start. It keeps its chunk alive."""
 
     position: int
-    prefix: FramePrefix
-    header: RecordHeader
+    uid: int
+    sequence: int
+    durable_pos: int
+    fields: Fields
+    head: memoryview
+    """Prefix and record header, 96 bytes."""
     body: memoryview
+
+    @property
+    def header(self) -> RecordHeader:
+        """The record header, in full."""
+        return RecordHeader.unpack(self.head[PREFIX_BYTES:])
+
+    @property
+    def prefix(self) -> FramePrefix:
+        """The frame prefix."""
+        return decode_prefix(self.head)
 
 
 @dataclass(slots=True)
@@ -73,8 +88,9 @@ def read_frames(
     """
     size = file.size()
     chunk, base = memoryview(b""), 0
-    offset = start
+    offset, first = start, position_at(number, 0)
     sequence: int | None = None
+    crc = checksum.function()
     while True:
         stop.offset, stop.ours, stop.cause = offset, False, None
         if offset + FRAME_BYTES_MIN > size:
@@ -82,43 +98,32 @@ def read_frames(
         if offset + FRAME_BYTES_MIN > base + len(chunk):
             chunk, base = memoryview(file.pread(CHUNK_BYTES, offset)), offset
         place = offset - base
-        head = chunk[place : place + FRAME_BYTES_MIN]
-        stop.ours = uid is not None and int.from_bytes(head[:8], "little") == uid
+        stop.ours = uid is not None and int.from_bytes(chunk[place : place + 8], "little") == uid
         try:
-            prefix = decode_prefix(head)
-            header = RecordHeader.unpack(head[PREFIX_BYTES:])
-            end = offset + _checked_size(prefix, header, size - offset)
-            if uid is not None and prefix.segment_uid != uid:
+            own, number_of, durable, length, payload_crc, fields = decode_head(chunk, place, crc)
+            room = frame_size(fields[5])
+            if length != FRAME_BYTES_MIN + fields[5] or offset + room > size:
+                raise FrameError(f"frame length {length} does not fit")
+            if uid is not None and own != uid:
                 raise FrameError("a frame of an earlier use of this file")
-            if sequence is not None and prefix.sequence != sequence:
-                raise FrameError(f"sequence {prefix.sequence}, not {sequence}")
-            if end > base + len(chunk):
-                chunk = memoryview(file.pread(max(CHUNK_BYTES, end - offset), offset))
+            if sequence is not None and number_of != sequence:
+                raise FrameError(f"sequence {number_of}, not {sequence}")
+            if place + room > len(chunk):
+                chunk = memoryview(file.pread(max(CHUNK_BYTES, room), offset))
                 base, place = offset, 0
-            body = chunk[place + FRAME_BYTES_MIN : place + prefix.frame_len]
-            _check_body(header, body, chunk[place + prefix.frame_len : end - base])
+            body = chunk[place + FRAME_BYTES_MIN : place + length]
+            computed = crc(body, 0)
+            if computed != payload_crc:
+                raise FrameError("body CRC", payload_crc, computed)
+            if room != length and any(chunk[place + length : place + room]):
+                raise FrameError("padding is not zero")
         except FrameError as error:
             stop.cause = error
             return
-        uid, sequence = prefix.segment_uid, prefix.sequence + 1
-        yield Frame(position_at(number, offset), prefix, header, body)
-        offset = end
-
-
-def _checked_size(prefix: FramePrefix, header: RecordHeader, room: int) -> int:
-    """Return what the frame takes in the file; FrameError if its lengths cannot be."""
-    size = frame_size(header.payload_len)
-    if prefix.frame_len != FRAME_BYTES_MIN + header.payload_len or size > room:
-        raise FrameError(f"frame length {prefix.frame_len} does not fit")
-    return size
-
-
-def _check_body(header: RecordHeader, body: memoryview, padding: memoryview) -> None:
-    computed = crc32c(body)
-    if computed != header.payload_crc:
-        raise FrameError("body CRC", header.payload_crc, computed)
-    if any(padding):
-        raise FrameError("padding is not zero")
+        uid, sequence = own, number_of + 1
+        head = chunk[place : place + FRAME_BYTES_MIN]
+        yield Frame(first + offset, own, number_of, durable, fields, head, body)
+        offset += room
 
 
 def scan_frames(

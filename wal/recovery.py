@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Final
 
 from wal.errors import CorruptLogError, FrameError, IdentityMismatchError
 from wal.filesystem import Filesystem, ReadFilesystem
@@ -61,6 +62,10 @@ __all__ = [
     "recover",
     "segment_numbers",
 ]
+
+
+_OWN: Final = frozenset({int(Kind.SEAL), int(Kind.OPEN)})
+"""Kinds of the log's own records, which belong to no group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +199,7 @@ class _Recovery:
             frame = next(read_frames(file, number, self._start), None)
         if frame is None:
             return None
-        if frame.header.kind is not Kind.CHECKPOINT or frame.header.base_index != number:
+        if frame.fields[0] != Kind.CHECKPOINT or frame.fields[4] != number:
             self._start.cause = FrameError("the start of an earlier use of this file")
             return None
         try:
@@ -234,24 +239,25 @@ class _Recovery:
         self._stop = Stop()
         self._recycled = checkpoint.recycled
         found.identity = checkpoint.identity
-        groups = self._groups
+        groups, frame = self._groups, None
         with closing(self._fs.open_read(self._path(number))) as file:
             size = file.size()
             for frame in read_frames(file, number, self._stop):
-                header, prefix = frame.header, frame.prefix
-                if header.kind is Kind.CHECKPOINT:
+                found.frames += 1
+                kind, group, *_ = fields = frame.fields
+                if kind == Kind.CHECKPOINT:
                     self._take_checkpoint(frame, checkpoint)
-                elif header.kind is not Kind.SEAL and header.kind is not Kind.OPEN:
-                    log = groups.get(header.group)
+                elif kind not in _OWN:
+                    log = groups.get(group)
                     if log is None:
-                        log = groups[header.group] = GroupLog()
+                        log = groups[group] = GroupLog()
                     try:
-                        log.take(header, frame.body, frame.position)
+                        log.take(fields, frame.body, frame.position)
                     except FrameError as error:
                         raise self._corrupt(frame.position, str(error), cause=error) from None
-                found.uid, found.sequence = prefix.segment_uid, prefix.sequence + 1
-                found.proved = prefix.durable_pos
-                found.frames += 1
+        if frame is not None:
+            found.uid, found.sequence = frame.uid, frame.sequence + 1
+            found.proved = frame.durable_pos
         found.segments[number] = size
         found.end = position_at(number, self._stop.offset)
 
@@ -263,7 +269,7 @@ class _Recovery:
             for group in checkpoint.groups:
                 self._groups.setdefault(group.group, GroupLog()).begin(group)
             return
-        if frame.prefix.sequence != found.sequence:
+        if frame.sequence != found.sequence:
             raise self._corrupt(frame.position, "the sequence of frames does not continue")
         if len(checkpoint.groups) != len(self._groups):
             raise self._corrupt(frame.position, "the checkpoint names other groups than the log")

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from wal.errors import FrameError
-from wal.frame import Buffer, Kind, RecordHeader, body_of_hard_state
+from wal.frame import Buffer, Fields, Kind, body_of_hard_state
 from wal.segment import GroupCheckpoint
 
 __all__ = ["BatchRef", "GroupLog"]
 
+_BATCH: Final = int(Kind.BATCH)
+_HARD_STATE: Final = int(Kind.HARD_STATE)
+_TRUNCATE: Final = int(Kind.TRUNCATE)
+_RELEASE: Final = int(Kind.RELEASE)
 
-@dataclass(frozen=True, slots=True)
-class BatchRef:
+
+class BatchRef(NamedTuple):
     """Where a batch lies. `size` is the body's length in bytes."""
 
     term: int
@@ -71,31 +76,29 @@ class GroupLog:
             and self.last_index == max(checkpoint.last_index, self.released_index)
         )
 
-    def take(self, header: RecordHeader, body: Buffer, position: int) -> None:
+    def take(self, fields: Fields, body: Buffer, position: int) -> None:
         """Follow one record; FrameError if it makes no sense here."""
-        match header.kind:
-            case Kind.BATCH:
-                self._append(header, position)
-            case Kind.HARD_STATE:
-                self.term = header.term
-                self.vote, self.config = body_of_hard_state(body)
-            case Kind.TRUNCATE:
-                self._truncate(header.base_index)
-            case Kind.RELEASE:
-                self._release(header.base_index, header.term)
+        kind, group, count, term, index, size = fields
+        if kind == _BATCH:
+            expected = (self.batches[-1].last_index if self.batches else self.last_index) + 1
+            if index != expected or not count:
+                raise self._misplaced(group, index, expected)
+            self.batches.append(BatchRef(term, index, count, size, position))
+        elif kind == _HARD_STATE:
+            self.term = term
+            self.vote, self.config = body_of_hard_state(body)
+        elif kind == _TRUNCATE:
+            self._truncate(index)
+        elif kind == _RELEASE:
+            self._release(index, term)
 
-    def _append(self, header: RecordHeader, position: int) -> None:
-        if header.count == 0:
-            raise FrameError("a batch without entries")
-        expected = self.last_index + 1
-        if header.base_index < expected:
-            raise FrameError(f"a batch at index {header.base_index} overwrites the log")
-        if header.base_index > expected:
-            missing = f"entries {expected} to {header.base_index - 1} are missing"
-            raise FrameError(f"group {header.group}: {missing}")
-        self.batches.append(
-            BatchRef(header.term, header.base_index, header.count, header.payload_len, position)
-        )
+    def _misplaced(self, group: int, index: int, expected: int) -> FrameError:
+        if index < expected:
+            return FrameError(f"a batch at index {index} overwrites the log")
+        if index > expected:
+            missing = f"entries {expected} to {index - 1} are missing"
+            return FrameError(f"group {group}: {missing}")
+        return FrameError("a batch without entries")
 
     def _truncate(self, index: int) -> None:
         batches = self.batches

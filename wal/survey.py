@@ -160,7 +160,7 @@ def _walk_segment(file: ReadFile, number: int, proof: int) -> Iterator[Sight]:
     while offset is not None:
         stop = Stop()
         for frame in read_frames(file, number, stop, start=offset, uid=uid):
-            yield Sight(frame.position, frame.header, frame.prefix.sequence, None, False)
+            yield Sight(frame.position, frame.header, frame.sequence, None, False)
         rest = [
             (later, prefix.durable_pos)
             for later, prefix in scan_frames(file, stop.offset + 8)
@@ -184,11 +184,8 @@ def _own_uid(file: ReadFile, number: int) -> int | None:
     before was durable, frames of an earlier use long before that.
     """
     frame = next(read_frames(file, number, Stop()), None)
-    if frame is not None and (frame.header.kind, frame.header.base_index) == (
-        Kind.CHECKPOINT,
-        number,
-    ):
-        return frame.prefix.segment_uid
+    if frame is not None and (frame.fields[0], frame.fields[4]) == (Kind.CHECKPOINT, number):
+        return frame.uid
     for _, prefix in scan_frames(file, 0):
         if number_of_position(prefix.durable_pos) in (number - 1, number):
             return prefix.segment_uid

@@ -52,6 +52,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
@@ -482,6 +483,7 @@ def encode_plan(plan: Plan) -> str:
     return json.dumps({name: getattr(plan, name) for name in plan.__slots__})
 
 
+@lru_cache
 def make_values(value_bytes: int) -> list[bytes]:
     """Return the values that are written in turn: at most 64, at most 16 MiB, all different."""
     count = max(2, min(64, (16 << 20) // max(1, value_bytes)))

@@ -30,7 +30,8 @@ _LAST_DEADLINE_NS = 10 * SECOND
 _RETRY_NS = 100 * MS
 _VALUE_BYTES = (8, 60, 60, 700, 2500)
 """A torn write needs writes of several sectors."""
-_CONFIG = ClientConfig(request_timeout_ns=300 * MS, request_timeout_ns_max=1200 * MS)
+_TIMEOUTS_NS = (60 * MS, 150 * MS, 300 * MS, 600 * MS)
+"""Who gives up early has moved to a new leader while others still ask the old one."""
 
 
 class ClientWorld(Protocol):
@@ -62,7 +63,10 @@ class SimClient:
         self._heap = world.heap
         self._stream = Stream(plan.seed, "client", number)
         nodes = [NodeId(node) for node in plan.node_ids]
-        self._core = ClientCore(CLUSTER_ID, nodes, plan.groups, _CONFIG)
+        config = ClientConfig(
+            request_timeout_ns=self._stream.pick(_TIMEOUTS_NS), request_timeout_ns_max=1200 * MS
+        )
+        self._core = ClientCore(CLUSTER_ID, nodes, plan.groups, config)
         self._open: dict[Ticket, Op] = {}
         self._width = 1 + self._stream.below(3)
         self._think_ns = 2 * plan.safety_ns // plan.operations * self._width
@@ -112,7 +116,7 @@ class SimClient:
         self._left -= 1
         roll = self._stream.below(100)
         key = self._key()
-        if roll < 30:
+        if roll < 36:
             self._invoke(Op(self.number, "get", 0, key, {}), Get(key))
         elif roll < 70:
             value = self._value()

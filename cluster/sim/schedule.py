@@ -113,7 +113,7 @@ def _draw_story(stream: Stream, number: int, until_ns: int) -> list[Fault]:
     death = stream.pick((FaultKind.CRASH, FaultKind.POWER))
     match stream.below(3):
         case 0:  # a deposed leader comes back with a long tail just as its successor dies
-            cut = stream.between(300, 1000) * _MS
+            cut = stream.between(250, 650) * _MS
             end = start + cut - stream.between(0, 40) * _MS
             return [
                 Fault(number, start, FaultKind.CUT, "leader", cut),

@@ -138,8 +138,9 @@ class SessionTable:
             self._replies += count
 
     def encode(self) -> bytes:
-        """Encode the whole table canonically: for `digest` (replicas differ only if it does) and
-        for snapshots (`load`).
+        """Encode the whole table canonically, for `digest` and for snapshots (`load`).
+
+        Replicas differ only if it does.
         """
         pieces: list[bytes] = []
         for session_id, session in self._sessions.items():

@@ -312,7 +312,7 @@ class Core:
         self._reads = PendingReads()
         next_index = Index(self.log.last_index + 1)
         self.progress = {peer: Progress(next_index) for peer in self._peers}
-        self.uncommitted_bytes = self.log.bytes_between(self.commit, self.log.last_index)
+        self.uncommitted_bytes = self.log.bytes_after(self.commit)
         self._heartbeat_at = now + self.config.heartbeat_ns
         self._arm_quorum_check(now)
         self.propose(self._make_noop(self.term, next_index))

@@ -129,6 +129,10 @@ class LogView:
             position -= 1
         return self._start.index, self._start.term
 
+    def bytes_after(self, index: int) -> int:
+        """Return the bytes of all batches behind the batch end `index`."""
+        return self.bytes_between(index, self.last_index)
+
     def bytes_between(self, low: int, high: int) -> int:
         """Return the bytes of the batches behind the batch end `low`, up to the batch end `high`."""
         first, last = self._position(low) + 1, self._position(high)

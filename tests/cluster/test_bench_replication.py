@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
@@ -56,7 +57,8 @@ class FakeSide:
 
 
 def turns(rounds, ours, bare):
-    calls, said = [], []
+    calls: list[tuple[str, str, float]] = []
+    said: list[str] = []
     sides = {"ours": FakeSide("ours", calls, ours), "bare_pipe": FakeSide("bare", calls, bare)}
     settings = Settings(Path("/nowhere"), rounds=rounds, seconds=0.25)
     return take_turns(sides, settings, SMALL, said.append), calls, said
@@ -211,7 +213,7 @@ def test_a_block_puts_what_was_put_into_it(value_bytes):
     keys = [b"a", b"bb", b"", b"dddd"]
     values = [bytes([number]) * value_bytes for number in range(4)]
     head, body = bare_pipe.encode_block(keys, values)
-    state = {}
+    state: dict[bytes, Any] = {}
     bare_pipe.apply_block(state, 4, zmq.Frame(head), zmq.Frame(body))
     assert {key: bytes(value) for key, value in state.items()} == dict(
         zip(keys, values, strict=True)

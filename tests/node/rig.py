@@ -133,12 +133,14 @@ class Node:
         """Let disk and node act until neither has anything to do; no time passes."""
         for _ in range(ROUNDS_MAX):
             self.sync()
-            before = len(self.wire.sent)
-            self.turn()
-            idle = not self.multi.has_backlog and before == len(self.wire.sent)
-            if idle and not self.store.queued_bytes:
+            if not self.turn() and not self.store.queued_bytes and not self.multi.has_backlog:
                 return
         raise AssertionError("the node does not come to rest")
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has something to send, to store or to apply."""
+        return bool(self.wire.sent or self.store.queued_bytes or self.multi.has_backlog)
 
     def pass_time(self, ns: int) -> None:
         """Let time pass in steps of a timer's grain, turn by turn."""
@@ -167,6 +169,12 @@ class Cluster:
     def __getitem__(self, number: int) -> Node:
         return self.nodes[number]
 
+    def heal(self) -> None:
+        """Join everybody again; what was sent meanwhile is lost."""
+        for node in self.nodes.values():
+            node.wire.take()
+        self.cut = set()
+
     def deliver(self) -> int:
         """Carry every message that is under way to its receiver's next turn; return how many."""
         inboxes: dict[int, list[Message]] = {number: [] for number in self.nodes}
@@ -185,14 +193,13 @@ class Cluster:
         for _ in range(ROUNDS_MAX):
             for node in self.nodes.values():
                 node.sync()
-            waiting = sum(node.store.queued_bytes for node in self.nodes.values())
-            busy = any(node.multi.has_backlog for node in self.nodes.values())
-            if not self.deliver() and not waiting and not busy:
+            carried = self.deliver()
+            if not carried and not any(node.is_busy for node in self.nodes.values()):
                 return
         raise AssertionError("the cluster does not come to rest")
 
     def elect(self, number: int) -> Node:
-        """Let a node campaign at its deadline; the others' clocks stay behind theirs."""
+        """Let a node campaign at its deadline; the others follow nobody and wait."""
         node = self.nodes[number]
         now = max(n.clock.now for n in self.nodes.values())
         now = max(now, node.multi.next_deadline)
@@ -200,8 +207,7 @@ class Cluster:
             other.clock.now = now
             for group in other.multi.groups.values():
                 if other is not node:
-                    group.core._reset_election_timer(now)
-                    group.core._heard_at = -(1 << 62)
+                    group.core._become_follower(group.core.term, now)
         node.turn()
         self.settle()
         assert node.core.role is Role.LEADER, f"{number} was not elected"

@@ -237,12 +237,16 @@ MORE: dict[str, Planted] = {
     "read before the term commits": read_before_the_term_commits,
     "read before it is applied": read_before_it_is_applied,
     "duplicate apply": duplicate_apply,
-    "late completion accepted": late_completion_accepted,
     "leader counts its last index": leader_counts_its_last_index,
     "ack overtakes its fsync": ack_overtakes_its_fsync,
     "vote for an older log": vote_for_an_older_log,
-    "votes compared by index": votes_compared_by_index,
     "half is a majority": half_is_a_majority,
     "fsync skipped": fsync_skipped,
     "directory not synced": directory_not_synced,
 }
+
+RARE: dict[str, Planted] = {
+    "late completion accepted": late_completion_accepted,
+    "votes compared by index": votes_compared_by_index,
+}
+"""They need a coincidence: a hundred seeds and more."""

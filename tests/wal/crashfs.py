@@ -3,7 +3,7 @@
 What a log may rely on is exactly what is modelled: content survives a power cut once `datasync` or
 `sync` returned, a name once `sync_dir` of its directory returned. Of everything else a power cut
 keeps a random subset of the 512-byte sectors, any size between the old and the new one, and a
-random prefix of the directory operations. A process that is killed loses nothing but its handles.
+random prefix or any subset of the directory operations (a rename is one operation). A process that is killed loses nothing but its handles.
 
 `before` is called ahead of every change; it may raise OSError (a fault) or `PowerCut` (the end).
 """
@@ -94,19 +94,15 @@ class CrashFile:
 
     def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:
         self._change("pwritev")
-        data = b"".join(bytes(buffer) for buffer in buffers)
-        room = self._fs.room_for(self._inode, offset + len(data))
-        fitting = data[: max(0, len(data) - room)] if room > 0 else data
-        self._inode.write(fitting, offset)
-        if len(fitting) < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._write(b"".join(bytes(buffer) for buffer in buffers), offset)
 
     def pread(self, length: int, offset: int) -> bytes:
         self._alive()
         return bytes(self._inode.seen[offset : offset + length])
 
     def zero_fill(self, offset: int, length: int) -> None:
-        self.pwritev([bytes(length)], offset)
+        self._change("zero_fill")
+        self._write(bytes(length), offset)
 
     def allocate(self, offset: int, length: int) -> None:
         self._change("allocate")
@@ -141,6 +137,13 @@ class CrashFile:
         """Forget what is dirty without writing it: what Linux does after a failed fsync."""
         self._inode.dirty.clear()
 
+    def _write(self, data: bytes, offset: int) -> None:
+        missing = self._fs.room_for(self._inode, offset + len(data))
+        fitting = data[: max(0, len(data) - missing)] if missing > 0 else data
+        self._inode.write(fitting, offset)
+        if len(fitting) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def _change(self, operation: str) -> None:
         self._alive()
         try:
@@ -168,8 +171,8 @@ class CrashLock:
         self._fs.locked.remove(self._path)
 
 
-Step = tuple[str, str, str, "Inode | None"]
-"""(link | unlink | rename, name, other name, inode)"""
+Step = tuple[str, str, Inode | None]
+"""What a directory operation does: a name that goes, a name that comes, and its file."""
 
 
 class CrashFilesystem:
@@ -198,7 +201,7 @@ class CrashFilesystem:
         if path in self.names:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         self.names[path] = Inode()
-        self.pending.append(("link", path, "", self.names[path]))
+        self.pending.append(("", path, self.names[path]))
         return CrashFile(self, self.names[path], path)
 
     def open_read(self, path: str) -> CrashFile:
@@ -215,13 +218,13 @@ class CrashFilesystem:
         self.change("rename", f"{source} -> {target}")
         self._inode(source)
         self.names[target] = self.names.pop(source)
-        self.pending.append(("rename", source, target, None))
+        self.pending.append((source, target, self.names[target]))
 
     def unlink(self, path: str) -> None:
         self.change("unlink", path)
         self._inode(path)
         del self.names[path]
-        self.pending.append(("unlink", path, "", None))
+        self.pending.append((path, "", None))
 
     def mkdirs(self, path: str) -> None:
         self.directories.add(path)
@@ -251,7 +254,10 @@ class CrashFilesystem:
     def power_cut(self, rng: random.Random) -> None:
         """Lose what is not durable, as `rng` decides."""
         self.kill()
-        for step in self.pending[: rng.randint(0, len(self.pending))]:
+        kept = self.pending[: rng.randint(0, len(self.pending))]
+        if rng.random() < 0.5:
+            kept = [step for step in self.pending if rng.random() < 0.5]
+        for step in kept:
             self._replay(step)
         self.pending.clear()
         self.names = dict(self.durable_names)
@@ -299,11 +305,7 @@ class CrashFilesystem:
         return self.names[path]
 
     def _replay(self, step: Step) -> None:
-        kind, name, other, inode = step
-        if kind == "link":
-            assert inode is not None
-            self.durable_names[name] = inode
-        elif kind == "unlink":
-            del self.durable_names[name]
-        else:
-            self.durable_names[other] = self.durable_names.pop(name)
+        gone, come, inode = step
+        self.durable_names.pop(gone, None)
+        if inode is not None:
+            self.durable_names[come] = inode

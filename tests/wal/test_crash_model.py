@@ -179,7 +179,7 @@ class Lives:
     def _fail_after(self, changes: int, fault: str) -> None:
         at = self.fs.changes + changes
         operations = {
-            "space": {"create", "pwritev", "allocate"},
+            "space": {"create", "pwritev", "zero_fill", "allocate"},
             "eio": {"datasync", "sync_dir"},
         }[fault]
         code = {"space": errno.ENOSPC, "eio": errno.EIO}[fault]

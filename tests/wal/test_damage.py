@@ -15,7 +15,17 @@ from tests.wal.support import (
     spans,
     wal_names,
 )
-from wal import CorruptLogError, IdentityMismatchError, LogIdentity, hard_state_record
+from tests.wal.test_failures import step_log
+from wal import (
+    CorruptLogError,
+    IdentityMismatchError,
+    LogIdentity,
+    SyncPolicy,
+    hard_state_record,
+    recover,
+)
+from wal.frame import FramePrefix, encode_prefix, release_record
+from wal.policy import Prepare
 
 SEGMENTS = [f"{DIRECTORY}/{number:08d}.wal" for number in range(12)]
 
@@ -45,6 +55,7 @@ def test_a_missing_middle_segment_is_corruption() -> None:
     fs = three_segments()
     fs.vanish(SEGMENTS[2])
     error = refused(fs)
+    assert error.reason == "00000002.wal is missing"
     assert error.position >> 32 == 1
     assert error.evidence == 3 << 32
 
@@ -169,3 +180,50 @@ def test_a_damaged_checkpoint_cannot_hide_the_later_jobs_of_its_segment() -> Non
     old[:4096] = first[:4096]
     fs.put(f"{DIRECTORY}/{newest}", bytes(old))
     assert refused(fs).evidence is not None
+
+
+def planted_frame(fs: CrashFilesystem, *, uid: int = 0, sequence: int = 0) -> None:
+    """Put a valid batch behind the end; `uid` and `sequence` say how far it is off."""
+    found = recover(fs, DIRECTORY)
+    record = batch(2)
+    prefix = FramePrefix(
+        found.uid + uid, found.sequence + sequence, found.end, 96 + len(record.body)
+    )
+    content = bytearray(fs.read(SEGMENTS[1]))
+    offset = found.end & 0xFFFF_FFFF
+    frame = encode_prefix(prefix, record.header) + record.body
+    content[offset : offset + len(frame)] = frame
+    fs.put(SEGMENTS[1], bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("uid", "sequence", "read"), [(0, 0, True), (1, 0, False), (0, 1, False), (0, -1, False)]
+)
+def test_a_frame_counts_only_with_its_segments_uid_and_the_next_sequence_number(
+    uid: int, sequence: int, read: bool
+) -> None:
+    fs = CrashFilesystem()
+    with opened(fs) as log:
+        log.append([batch(1)])
+    planted_frame(fs, uid=uid, sequence=sequence)
+    assert (spans(recover(fs, DIRECTORY))[-1] == (1, 2, 2)) is read
+
+
+@pytest.mark.parametrize("prepare", ["recycle", "append"])
+def test_what_was_cut_off_never_comes_back_behind_a_frame_of_the_same_size(
+    prepare: Prepare,
+) -> None:
+    """The next life's OPEN takes the place, the uid and the sequence number of what was damaged."""
+    policy = SyncPolicy(segment_bytes=65536, fill_step_bytes=4096, prepare=prepare)
+    fs = CrashFilesystem()
+    log, driver = step_log(fs, policy)
+    damaged = log.stats().head & 0xFFFF_FFFF
+    log.append([release_record(7, 5, 1), batch(1), batch(2)], context="one flush")
+    assert driver.pump()
+    fs.kill()
+    fs.flip(SEGMENTS[1], damaged + 40)
+    for _ in range(2):
+        log, found = open_log(fs, policy=policy)
+        assert spans(found) == []
+        assert found.end & 0xFFFF_FFFF >= damaged
+        log.abort()

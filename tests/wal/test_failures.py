@@ -80,8 +80,7 @@ def reopened(fs: CrashFilesystem) -> list[tuple[int, int, int]]:
 
 @pytest.mark.parametrize(
     ("operation", "nth"),
-    [("create", 1), ("pwritev", 1), ("pwritev", 2), ("pwritev", 3)],
-    ids=["creating", "filling the first step", "writing", "filling later"],
+    [("create", 1), ("zero_fill", 1), ("zero_fill", 2), ("pwritev", 1), ("pwritev", 3)],
 )
 def test_a_full_disk_delays_records_and_loses_none(operation: str, nth: int) -> None:
     fs = CrashFilesystem()

@@ -339,7 +339,7 @@ class Growing(CrashFilesystem):
         log, self.log = self.log, None
         if log is not None:
             for _ in range(3):
-                log.append([batch(self.index, size=40)])
+                log.append([batch(self.index, size=900)])
                 self.index += 1
             self.log = log
 

@@ -15,8 +15,9 @@ from tests.wal.support import (
     spans,
     wal_names,
 )
-from wal import CorruptLogError, ReleasedError, SyncPolicy, hard_state_record
+from wal import CorruptLogError, ReleasedError, SegmentIO, SyncPolicy, hard_state_record
 from wal.frame import truncate_record
+from wal.operations import Create, Rename, Unlink, Write
 from wal.policy import Prepare
 from wal.reader import Stop, read_frames
 from wal.segment import SegmentCheckpoint, decode_checkpoint
@@ -299,3 +300,40 @@ def test_only_an_unstarted_first_segment_is_an_empty_log() -> None:
         log.append([batch(1)])
         log.abort()
         assert spans(open_log(fs)[1]) == [(1, 1, 1)]
+
+
+def test_blocks_are_zeroed_ahead_of_the_head_in_steps() -> None:
+    """And again behind an unclean stop, which cut them off."""
+    fs = CrashFilesystem()
+    log, _ = open_log(fs)
+    done: list[str] = []
+    fs.before = lambda operation, path: done.append(operation)
+    log.append([batch(1)])
+    assert done == ["pwritev", "datasync"], "the first step was filled when the segment began"
+    assert len(fs.read(path(1))) == SMALL.fill_step_bytes
+    done.clear()
+    log.append([batch(2, size=20_000)])
+    assert done == ["zero_fill", "pwritev", "datasync"]
+    assert len(fs.read(path(1))) == 2 * SMALL.fill_step_bytes
+    fs.kill()
+    log, found = open_log(fs)
+    assert len(fs.read(path(1))) == (found.end & 0xFFFF_FFFF) + SMALL.fill_step_bytes
+    log.abort()
+
+
+def test_making_a_file_anew_empties_it() -> None:
+    """A job whose creation succeeded, and whose writing found no space, is performed once more."""
+    fs = CrashFilesystem()
+    fs.mkdirs(DIRECTORY)
+    io = SegmentIO(fs, DIRECTORY)
+    io.perform(Create("00000001.wal"))
+    io.perform(Write("00000001.wal", 0, (b"half",), 4))
+    io.perform(Create("00000001.wal"))
+    assert fs.read(path(1)) == b""
+    io.perform(Rename("00000001.wal", "00000002.wal"))
+    io.perform(Rename("00000001.wal", "00000002.wal"))
+    io.perform(Unlink("00000002.wal"))
+    io.perform(Unlink("00000002.wal"))
+    assert wal_names(fs) == []
+    io.close()
+    assert not fs.handles

@@ -15,8 +15,9 @@ KEYS = st.binary(min_size=1, max_size=2)
 
 @pytest.fixture(autouse=True)
 def _small_levels(monkeypatch):
-    """Fold often, so that short stories meet every level."""
+    """Fold and sweep often, so that short stories meet every level."""
     monkeypatch.setattr(index_module, "_RECENT_FLOOR", 8)
+    monkeypatch.setattr(index_module, "_DEAD_FLOOR", 4)
 
 
 class IndexAgainstASet(RuleBasedStateMachine):

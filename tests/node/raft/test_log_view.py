@@ -124,6 +124,8 @@ def test_bytes_between_are_those_of_the_batches_there(view, low, high):
     low, high = sorted((ends[low % len(ends)], ends[high % len(ends)]))
     naive = sum(b.size for b in view.batches if low < b.base_index and b.last_index <= high)
     assert view.bytes_between(low, high) == naive
+    rest = sum(b.size for b in view.batches if high < b.base_index)
+    assert view.bytes_after(high) == rest
 
 
 @given(logs(), st.integers(0, 60), st.integers(0, 12))
