@@ -15,7 +15,7 @@ from node.client_wire import (
     decode_request,
     encode_refusal,
 )
-from node.limits import REQUESTS_BYTES_PER_TURN_MAX
+from node.limits import DRAIN_FRAMES_MAX, REQUESTS_BYTES_PER_TURN_MAX
 from node.multiraft import MultiRaft
 from node.raft.types import Buffer, GroupId
 
@@ -45,21 +45,26 @@ class ClientLane:
         self.bytes_out = 0
 
     def receive(self, node: MultiRaft) -> None:
-        """Take what waits, up to REQUESTS_BYTES_PER_TURN_MAX, and hand it to the groups."""
+        """Take what waits, within bounds of bytes and requests, and hand it to the groups."""
         budget = REQUESTS_BYTES_PER_TURN_MAX
-        while budget > 0:
+        for _ in range(DRAIN_FRAMES_MAX):
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             size = sum(len(frame) for frame in frames)
-            budget -= size
             self.bytes_in += size
             client, *parts = frames
             self._take(node, client.bytes, [part.buffer for part in parts])
+            budget -= size
+            if budget <= 0:
+                return
 
     def reply(self, client: bytes, parts: Sequence[Buffer]) -> None:
-        """Send one reply; a client that is gone or too slow loses it and asks again."""
+        """Send one reply; a client that is gone or too slow loses it and asks again.
+
+        The ROUTER is one of `node.transport.bind_router`: it says so when it cannot send.
+        """
         size = sum(len(part) for part in parts)
         try:
             self._socket.send_multipart([client, *parts], zmq.NOBLOCK, copy=size < _COPY_BELOW)

@@ -54,7 +54,7 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GroupWrite:
-    """One group's part of a turn's storage request, in the order: cut, append, hard state."""
+    """One group's part of a turn's storage request, in the order: hard state, cut, append."""
 
     group: GroupId
     truncate_from: Index | None

@@ -122,11 +122,19 @@ class WalStore:
         return self._log.queued_bytes
 
     def append(self, writes: Sequence[GroupWrite]) -> int:
-        """Queue one request: per group the cut, the batches, then the hard state."""
+        """Queue one request: per group the hard state, the cut, then the batches.
+
+        The term's record stands before any entry of that term: a torn write cannot keep the entry
+        and lose the term.
+        """
         records: list[Record] = []
         slots: list[_Slot | None] = []
         for write in writes:
             index = self._slots.setdefault(write.group, {})
+            if write.hard_state is not None:
+                state = write.hard_state
+                records.append(hard_state_record(write.group, state.term, state.vote))
+                slots.append(None)
             if write.truncate_from is not None:
                 records.append(truncate_record(write.group, write.truncate_from))
                 slots.append(None)
@@ -138,10 +146,6 @@ class WalStore:
                 slots.append(slot)
                 index[batch.meta.base_index] = slot
                 self._remember(slot)
-            if write.hard_state is not None:
-                state = write.hard_state
-                records.append(hard_state_record(write.group, state.term, state.vote))
-                slots.append(None)
         self._numbers += 1
         self._log.append(records, context=_Request(self._numbers, tuple(slots)))
         return self._numbers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from wal.errors import FrameError
 from wal.frame import Buffer, Fields, Kind, body_of_hard_state
@@ -22,7 +22,8 @@ _TRUNCATE: Final = int(Kind.TRUNCATE)
 _RELEASE: Final = int(Kind.RELEASE)
 
 
-class BatchRef(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class BatchRef:
     """Where a batch lies. `size` is the body's length in bytes."""
 
     term: int

@@ -167,8 +167,8 @@ class Ready:
     Order of duties:
 
     1. `send_now` may leave at once, before or while the disk writes.
-    2. One storage request: cut the log from `truncate_from` (if set), append `append`, record
-       `hard_state`, in this order, durable as a unit prefix (FIFO with earlier requests).
+    2. One storage request: record `hard_state`, cut the log from `truncate_from` (if set), append
+       `append`, in this order, durable as a unit prefix (FIFO with earlier requests).
     3. `send_after_sync` leaves only when that request *and all earlier ones* are durable; with
        nothing to store it still waits for earlier requests that are in flight.
     4. When durable, call `Core.persisted(token)`.

@@ -18,7 +18,16 @@ from statistics import median
 
 from tests.wal.crashfs import CrashFilesystem
 from tests.wal.support import IDENTITY, StepDriver
-from wal import Log, OpenOptions, OsFilesystem, Record, SyncPolicy, batch_record, recover
+from wal import (
+    AppendHandle,
+    Log,
+    OpenOptions,
+    OsFilesystem,
+    Record,
+    SyncPolicy,
+    batch_record,
+    recover,
+)
 from wal.checksum import active, crc32c
 from wal.driver import SegmentIO
 from wal.frame import FramePrefix, RecordHeader, encode_prefix, padding_for
@@ -40,7 +49,7 @@ def measure_append(directory: Path) -> None:
         records = [batch_of(entries, 1 + place * entries) for place in range(total)]
         payload = sum(len(record.body) for record in records)
         for window in (1, 8):
-            bare, ours = [], []
+            bare, ours, jobs = [], [], 0
             for turn in range(ROUNDS + 1):
                 bare_s = bare_loop(directory / "bare", records, window)
                 ours_s, jobs = log_loop(directory / f"log-{name}-{window}-{turn}", records, window)
@@ -74,7 +83,8 @@ def bare_loop(directory: Path, records: list[Record], window: int) -> float:
     group = max(1, min(window // 2, (4 << 20) // len(records[0].body)))
     for start in range(0, len(records), group):
         buffers: list[bytes] = []
-        for head, record in zip(heads[start : start + group], records[start : start + group]):
+        for place in range(start, min(start + group, len(records))):
+            head, record = heads[place], records[place]
             buffers += [head, bytes(record.body), padding_for(len(record.body))]
         size = sum(map(len, buffers))
         if offset + size > SEGMENT:
@@ -107,7 +117,7 @@ def log_loop(directory: Path, records: list[Record], window: int) -> tuple[float
     log.append([prepared[0]]).wait()
     before = log.stats().syncs
     started = time.perf_counter()
-    outstanding = deque()
+    outstanding: deque[AppendHandle] = deque()
     for place, record in enumerate(prepared[1:], 1):
         outstanding.append(log.append([record]))
         if place % 64 == 0:
@@ -155,9 +165,10 @@ def measure_recover(directory: Path) -> None:
         times, cpu = [], []
         for _ in range(ROUNDS):
             started, started_cpu = time.perf_counter(), time.process_time()
-            found = recover(OsFilesystem(), str(place))
+            recover(OsFilesystem(), str(place))
             times.append(time.perf_counter() - started)
             cpu.append(time.process_time() - started_cpu)
+        found = recover(OsFilesystem(), str(place))
         size = sum(found.segments.values())
         print(
             f"frames of {name:>7}: {found.frames:>7} frames, {size >> 20} MiB in {median(times):.2f} s:"
