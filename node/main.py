@@ -7,15 +7,15 @@ every way it can end into one line on stderr and one exit code (docs/ARCHITECTUR
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import gc
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from node.config import NodeConfig
 from node.exits import NodeExit, StartError
@@ -41,6 +41,8 @@ from wal import (
 __all__ = ["main", "run"]
 
 INCARNATION_FILE: Final = "INCARNATION"
+INCARNATION_MAX: Final = 1 << 48
+"""More starts than anybody counts; the number fits every field that carries it."""
 
 _EXITS: Final[dict[type[WalError], NodeExit]] = {
     CorruptLogError: NodeExit.CORRUPT_LOG,
@@ -61,9 +63,10 @@ def main(
     `make_filesystem` is what another entry module passes to give the log a disk of its own making
     (`ClusterSpec.entry_module`); the product has one.
     """
-    parsed = _parse(arguments)
     try:
+        parsed = _parse(arguments)
         if parsed.parent_pid is not None and not die_with_parent(parsed.parent_pid):
+            _say(f"process {parsed.parent_pid} is not the parent (any more): nothing to do here")
             return NodeExit.CLEAN
         config = NodeConfig.load(parsed.config)
         return run(config, parsed, make_filesystem(config))
@@ -82,9 +85,12 @@ def run(config: NodeConfig, parsed: argparse.Namespace, filesystem: Filesystem) 
     """Claim the directory, open the log, run turns, stop cleanly."""
     claim_directory(config.data_dir, Identity(config.cluster_id, config.node))
     wake = Wake()
-    log, recovered = _open_log(config, filesystem)
+    with _starting(config):
+        log, recovered = _open_log(config, filesystem)
     try:
-        start = Start(_next_incarnation(config.data_dir), parsed.lifeline_fd, parsed.parent_pid)
+        with _starting(config):
+            incarnation = _next_incarnation(config.data_dir)
+        start = Start(incarnation, parsed.lifeline_fd, parsed.parent_pid)
         _report_recovery(recovered)
         process = NodeProcess(config, start, (log, recovered), wake)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -98,12 +104,35 @@ def run(config: NodeConfig, parsed: argparse.Namespace, filesystem: Filesystem) 
     except BaseException:
         log.abort()
         raise
-    log.seal_and_close()
+    if not log.seal_and_close():
+        failure = process.log_failure()
+        if isinstance(failure, PoisonedLogError):
+            raise failure
+        _say("stopped without a seal: the disk is full; free space before the next start")
     return code
 
 
+@contextlib.contextmanager
+def _starting(config: NodeConfig) -> Iterator[None]:
+    """Turn an OSError of a start into one that names the directory: nothing has run yet."""
+    try:
+        yield
+    except OSError as error:
+        code = NodeExit.POISONED_LOG if error.errno == errno.EIO else NodeExit.DATA_DIR_UNUSABLE
+        where = error.filename or f"data directory {config.data_dir}"
+        text = f"{where}: {error.strerror}; check its owner, mode and free space"
+        raise StartError(code, text) from None
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends with the node's own exit code for wrong usage, not with argparse's 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise StartError(NodeExit.USAGE, f"{message}; see: python -P -m node --help")
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -P -m node",
         description="One node of a raftdeck cluster. Started by the supervisor; to run a cluster,"
         " use `raftdeck up`.",
@@ -112,7 +141,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="JSON file (node.config)")
     parser.add_argument("--parent-pid", type=int, help="exit when this process is not the parent")
     parser.add_argument("--lifeline-fd", type=int, help="stop at end of file on this descriptor")
-    return parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
+    if parsed.lifeline_fd is not None:
+        try:
+            os.fstat(parsed.lifeline_fd)
+        except OSError:
+            parser.error(f"--lifeline-fd {parsed.lifeline_fd}: no open descriptor")
+    return parsed
 
 
 def _open_log(config: NodeConfig, filesystem: Filesystem) -> tuple[Log, Recovered]:
@@ -129,10 +164,12 @@ def _next_incarnation(data_dir: Path) -> int:
     except FileNotFoundError:
         last = 0
     except ValueError:
+        last = -1
+    if not 0 <= last < INCARNATION_MAX:
         raise StartError(
             NodeExit.DATA_DIR_UNUSABLE,
-            f"{path}: not a number; remove the file (peers then need a restart as well)",
-        ) from None
+            f"{path}: not a count of starts; remove the file (peers then need a restart as well)",
+        )
     write_atomically(path, f"{last + 1}\n")
     return last + 1
 
@@ -149,7 +186,12 @@ def _report_recovery(recovered: Recovered) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)  # noqa: T201
+    """Write one line to stderr; where it cannot be written, a node must go on (or end) as it is.
+
+    Not by `print`: what it could not write it would try again at exit, and change the exit code.
+    """
+    with contextlib.suppress(OSError):
+        os.write(2, f"{time.strftime('%H:%M:%S')} {text}\n".encode(errors="backslashreplace"))
 
 
 def _fail(code: NodeExit, text: str) -> int:

@@ -18,7 +18,7 @@ from node.admin import AdminLane
 from node.assembly import Member, Ports, assemble
 from node.clients import ClientLane
 from node.codec import Sender
-from node.config import LANES, NodeConfig, lane_path
+from node.config import LANES, Lane, NodeConfig, lane_path
 from node.exits import NodeExit, StartError
 from node.limits import (
     APPLY_SLICE_NS,
@@ -42,6 +42,8 @@ __all__ = ["MonotonicClock", "NodeProcess", "Wake"]
 
 _NS_PER_MS: Final = 1_000_000
 _POLL_MS_MAX: Final = 1_000
+_STOP_REPLY_MS: Final = 100
+"""How long the answer to `stop` may take to leave."""
 
 
 class MonotonicClock:
@@ -105,15 +107,14 @@ class NodeProcess:
         self._recovered = recovered
         self._store = WalStore(log, recovered, wake)
         self._context: zmq.Context[Any] = zmq.Context()
-        self._lanes = {lane: self._bind(lane) for lane in LANES}
-        me = Sender(config.cluster_id_bytes, NodeId(config.node), start.incarnation)
-        self._transport = PeerTransport(
-            self._context, me, {"control": self._lanes["control"], "data": self._lanes["data"]}
-        )
-        for voter in config.voters:
-            if voter != config.node:
-                control, data = config.endpoint("control", voter), config.endpoint("data", voter)
-                self._transport.connect(NodeId(voter), control, data)
+        self._lanes: dict[Lane, Socket] = {}
+        try:
+            for lane in LANES:
+                self._lanes[lane] = self._bind(lane)
+            self._transport = self._connect_peers()
+        except BaseException:
+            self._close_lanes()
+            raise
         self._clients = ClientLane(self._lanes["client"], config.cluster_id_bytes)
         self._admin = AdminLane(self._lanes["admin"], {"status": self._status, "stop": self._stop})
         self._node = assemble(
@@ -150,9 +151,17 @@ class NodeProcess:
     def close(self) -> None:
         """Close every socket and remove the lanes' files; the log stays the caller's."""
         self._transport.close()
+        self._close_lanes()
+
+    def log_failure(self) -> Exception | None:
+        """Return what the log failed with, also if it was while it was being closed."""
+        self._store.completions()
+        return self._store.failure
+
+    def _close_lanes(self) -> None:
         for lane, socket in self._lanes.items():
-            socket.close(100 if lane == "admin" else 0)
-            with contextlib.suppress(FileNotFoundError):
+            socket.close(_STOP_REPLY_MS if lane == "admin" else 0)
+            with contextlib.suppress(OSError):  # gone already, or left: the next bind replaces it
                 lane_path(self._config.run_dir, self._config.node, lane).unlink()
         self._context.term()
 
@@ -184,18 +193,36 @@ class NodeProcess:
             poller.register(self._start.lifeline_fd, zmq.POLLIN)
         return poller
 
-    def _bind(self, lane: Any) -> Socket:
+    def _bind(self, lane: Lane) -> Socket:
         path = lane_path(self._config.run_dir, self._config.node, lane)
-        # A socket file that a killed predecessor left would refuse the bind on some systems.
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
         try:
+            # A socket file that a killed predecessor left would refuse the bind on some systems.
+            path.unlink(missing_ok=True)
             return bind_router(self._context, f"ipc://{path}", PEER_FRAME_BYTES_MAX)
-        except zmq.ZMQError as error:
+        except (OSError, zmq.ZMQError) as error:
             raise StartError(
                 NodeExit.DATA_DIR_UNUSABLE,
-                f"{path}: cannot bind the {lane} lane ({error}); check the run directory",
+                f"{path}: cannot bind the {lane} lane ({error.strerror}); check the run directory",
             ) from None
+
+    def _connect_peers(self) -> PeerTransport:
+        config = self._config
+        me = Sender(config.cluster_id_bytes, NodeId(config.node), self._start.incarnation)
+        routers = {"control": self._lanes["control"], "data": self._lanes["data"]}
+        peers = PeerTransport(self._context, me, routers)
+        try:
+            for voter in config.voters:
+                if voter != config.node:
+                    control = config.endpoint("control", voter)
+                    peers.connect(NodeId(voter), control, config.endpoint("data", voter))
+        except zmq.ZMQError as error:
+            peers.close()
+            raise StartError(
+                NodeExit.DATA_DIR_UNUSABLE,
+                f"{config.run_dir}: cannot connect to a peer's socket there ({error.strerror});"
+                " check the run directory",
+            ) from None
+        return peers
 
     # ---- admin verbs -----------------------------------------------------------------------
 

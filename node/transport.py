@@ -101,7 +101,7 @@ class PeerTransport:
     def connect(self, peer: NodeId, control: str, data: str) -> None:
         """Open the sending side to a peer; works before the peer is up."""
         self._control_out[peer] = self._dealer(control)
-        self._data_out[peer] = self._dealer(data)
+        self._data_out[peer] = self._dealer(data)  # a ZMQError leaves what is open to `close`
         monitor = self._control_out[peer].get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self.monitors[monitor] = peer
 
@@ -210,5 +210,9 @@ class PeerTransport:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, PEER_HIGH_WATER_MARK)
         socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
-        socket.connect(endpoint)
+        try:
+            socket.connect(endpoint)
+        except zmq.ZMQError:
+            socket.close()
+            raise
         return socket

@@ -64,6 +64,11 @@ def full(desk: Desk) -> None:
     desk.disk.capacity = sum(len(inode.seen) for inode in desk.disk.names.values())
 
 
+def batches_alive() -> int:
+    gc.collect()
+    return sum(type(thing) is Batch for thing in gc.get_objects())
+
+
 def in_memory(store: WalStore, base: int) -> bool:
     return store._slots[GROUP][base].batch is not None
 
@@ -179,23 +184,22 @@ def test_the_memory_of_many_small_batches_is_counted_with_what_surrounds_them(de
     """A one-byte put is a batch of 100 bytes and half a KiB of Python objects."""
     budget = 200 * (SLOT_BYTES + 69)
     monkeypatch.setattr(node.store, "CACHE_BYTES_MAX", budget)
+    others = batches_alive()
     for base in range(1, 2_001):
         desk.append(batch_of(1, base, b"x"))
         if base % 100 == 0:
             desk.sync()
-    gc.collect()
-    alive = sum(type(thing) is Batch for thing in gc.get_objects())
     assert sum(in_memory(desk.store, base) for base in range(1, 2_001)) <= 200
-    assert alive < 320
+    assert batches_alive() - others < 320
 
 
 def test_cut_batches_leave_memory_too(desk, monkeypatch):
     monkeypatch.setattr(node.store, "CACHE_BYTES_MAX", 3_000)
+    others = batches_alive()
     for term in range(1, 400):
         desk.append(batch_of(term, 1, b"x" * 500), cut=1 if term > 1 else None)
         desk.sync()
-    gc.collect()
-    assert sum(type(thing) is Batch for thing in gc.get_objects()) < 10
+    assert batches_alive() - others < 10
     assert len(desk.store._cached) < 10
 
 
