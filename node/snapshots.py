@@ -60,10 +60,11 @@ class SnapshotError(CorruptLogError):
     def __init__(self, path: str, reason: str) -> None:
         """Name the file and what is wrong with it."""
         super().__init__(path, 0, reason)
-        self.args = (
+        text = (
             f"{path}: {reason}; the log before it is released, so that this node cannot rebuild"
-            " its state: wipe its directory and let it join again, or restore the file",
+            " its state: wipe its directory and let it join again, or restore the file"
         )
+        self.args = (text,)
 
 
 class OperationRunner(Protocol):

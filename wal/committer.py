@@ -258,8 +258,17 @@ class Committer:
         Raises RecordTooLargeError, DiskFullError (the queue is bounded), PoisonedLogError,
         ClosedLogError. Records that a recovery would refuse are a bug: AssertionError.
         """
-        if self._refusal is not None:
-            raise type(self._refusal)(str(self._refusal))
+        size = sum(frame_size(len(record.body)) for record in records)
+        if self.queued_bytes and self.queued_bytes + size > self.policy.queue_bytes_max:
+            raise self._refusal_now() or DiskFullError(
+                f"{self.queued_bytes} bytes wait for the disk already; free space or wait"
+            )
+        return self.insist(records, context)
+
+    def insist(self, records: Sequence[Record], context: object) -> AppendHandle:
+        """Queue records however long the queue is: the log's own few, which end it or free space."""
+        if (refusal := self._refusal_now()) is not None:
+            raise refusal
         handle = AppendHandle(records, context)
         assert handle.records, "an append holds at least one record"
         longest = max(len(record.body) for record in handle.records)
@@ -267,19 +276,12 @@ class Committer:
             raise RecordTooLargeError(
                 f"a record of {longest} bytes; the limit is {RECORD_BYTES_MAX}"
             )
-        if self.queued_bytes and self.queued_bytes + handle.size > self.policy.queue_bytes_max:
-            raise DiskFullError(
-                f"{self.queued_bytes} bytes wait for the disk already; free space or wait"
-            )
         self._enqueue(handle)
         return handle
 
     def seal(self, context: object) -> AppendHandle:
-        """Queue a SEAL, whatever the queue holds already; nothing is taken behind it."""
-        if self._refusal is not None:
-            raise type(self._refusal)(str(self._refusal))
-        handle = AppendHandle([record_of(RecordHeader(Kind.SEAL))], context)
-        self._enqueue(handle)
+        """Queue a SEAL; nothing is taken behind it."""
+        handle = self.insist([record_of(RecordHeader(Kind.SEAL))], context)
         self._refusal = ClosedLogError("the log is being closed")
         return handle
 
@@ -347,6 +349,10 @@ class Committer:
             self.state = CommitterState.RUNNING
 
     # ---- taking in and refusing ----------------------------------------------------------
+
+    def _refusal_now(self) -> WalError | None:
+        """Return why nothing is taken any more; a new error each time, for a traceback of its own."""
+        return None if self._refusal is None else type(self._refusal)(str(self._refusal))
 
     def _enqueue(self, handle: AppendHandle) -> None:
         """Queue the records of a handle, all or (if one is wrong) none."""

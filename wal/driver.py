@@ -1,8 +1,9 @@
 """Who performs the committer's jobs: a thread, the caller, or (elsewhere) a simulator.
 
 `SegmentIO` performs one operation at a time over a `Filesystem`. A driver owns the calls to the
-committer; `kick` is called after every submit. The simulator's driver is in `cluster/sim`: it
-performs the same operations at times of its own event heap and crashes between them.
+committer, and sees to it that what was submitted gets done. The simulator's driver is in
+`cluster/sim`: it performs the same operations at times of its own event heap, and crashes between
+them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class SegmentIO:
         self._name = ""
 
     def perform(self, operation: Operation) -> None:
-        """Perform one operation; OSError as the disk says. Repeating a failed one is allowed."""
+        """Perform one operation; OSError as the disk says. See `wal.operations` on repeating."""
         match operation:
             case Write(name, offset, buffers):
                 self._open(name).pwritev(buffers, offset)
@@ -197,7 +198,13 @@ class InlineDriver:
     def _run(self) -> None:
         runner = self._runner
         while (job := runner.committer.next_job()) is not None:
-            handles = runner.settle(job, runner.perform(job))
+            try:
+                handles = runner.settle(job, runner.perform(job))
+            except BaseException as error:
+                # A bug. The job stays undone, so nothing behind it may be called durable.
+                for handle in runner.committer.poison(f"a job failed: {error!r}"):
+                    handle.settle()
+                raise
             for handle in handles:
                 handle.settle()
             if handles:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -138,26 +138,23 @@ class Log:
     ) -> tuple[Log, Recovered]:
         """Lock, recover and open a directory (created if absent); return the log and what it held.
 
-        Raises LockedError, CorruptLogError, IdentityMismatchError, NewerFormatError, OSError; the
-        directory is then unchanged and unlocked.
+        Raises LockedError, CorruptLogError, IdentityMismatchError, NewerFormatError: the directory is
+        then unchanged. Raises OSError. The lock is given back in any case.
         """
         options = options or OpenOptions()
         fs.mkdirs(directory)
-        lock = fs.lock(f"{directory}/{LOCK_NAME}")
-        driver: Driver | None = None
-        try:
+        with ExitStack() as undo:
+            lock = fs.lock(f"{directory}/{LOCK_NAME}")
+            undo.callback(lock.release)
             found = recover(fs, directory, identity)
             _settle_end(fs, found)
             committer = _committer_at(fs, found, identity, options)
             runner = JobRunner(committer, SegmentIO(fs, directory), options.clock)
             log = cls(fs, directory, lock, runner)
-            log._driver = driver = options.make_driver(runner, log._completed)
+            log._driver = options.make_driver(runner, log._completed)
+            undo.callback(log._driver.close)
             log.append([record_of(RecordHeader(Kind.OPEN))], context=_INTERNAL)
-        except BaseException:
-            if driver is not None:
-                driver.close()
-            lock.release()
-            raise
+            undo.pop_all()
         return log, found
 
     def append(self, records: Sequence[Record], context: object = None) -> AppendHandle:
@@ -171,9 +168,14 @@ class Log:
         return self._driver.submit(lambda: self._committer.submit(records, context))
 
     def release(self, group: int, index: int, term: int) -> AppendHandle:
-        """Record that `group` needs nothing up to `index`; frees segments once it is durable."""
+        """Record that `group` needs nothing up to `index`; frees segments once it is durable.
+
+        It is taken even if too much waits already: it is how space returns.
+        """
         self._close_released()
-        return self.append([release_record(group, index, term)], context=_INTERNAL)
+        assert self._driver is not None
+        records = [release_record(group, index, term)]
+        return self._driver.submit(lambda: self._committer.insist(records, _INTERNAL))
 
     def read(self, group: int, ref: BatchRef) -> Record:
         """Read a durable batch back; both CRCs and its place are checked.

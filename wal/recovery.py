@@ -8,11 +8,10 @@ stands at a position x. It is **corruption** if something durable stood there, w
 
 * a later frame, in any segment, that is CRC-valid, of its segment's own uid, and says
   `durable_pos` > x; or by
-* a later segment's valid CHECKPOINT: a segment begins only once the one before is durable, and
-  names where that one ended; or by
-* the `SEALED` file of a clean stop, whose end lies behind x; or, for a whole segment, by
-* any segment behind it, or by the absence of the segments before it: they are given back only
-  once it is durable.
+* a later segment: its file is made only once the one before is durable, and its CHECKPOINT names
+  where that one ended; or by
+* the `SEALED` file of a clean stop, whose end lies behind x; or, for the start of a segment, by
+* the absence of the segments before it: they are given back only once it is durable.
 
 Otherwise nothing from x on was ever acknowledged: the log ends there, and what follows is a torn
 tail (one unsynced write holds many frames; a power cut may keep a later one and lose an earlier
@@ -134,6 +133,7 @@ def cut(fs: Filesystem, found: Recovered) -> None:
             start = offset_of_position(found.proved) if within else 0
             while start < end:
                 chunk = file.pread(min(CHUNK_BYTES, end - start), start)
+                assert chunk, "the file is as long as it was, under our lock"
                 file.pwritev([chunk], start)
                 start += len(chunk)
             file.truncate(end)
@@ -308,6 +308,8 @@ class _Recovery:
         for trace in (head, new):
             if trace.evidence is not None:
                 raise self._shorter(trace.evidence)
+        if head.touched and found.unstarted:
+            raise self._shorter(position_at(found.unstarted[0], 0))
         if head.touched or new.touched:
             number = found.number or found.unstarted[0]
             size = -offset_of_position(found.end)

@@ -54,9 +54,10 @@ def segment_name(number: int) -> str:
 
 
 def segment_number(name: str) -> int | None:
-    """Return the number of a segment's file name, or None for another file."""
+    """Return the number (from 1) of a segment's file name, or None for another file."""
     match = _SEGMENT_NAME.fullmatch(name)
-    return int(match[1]) if match else None
+    number = int(match[1]) if match else 0
+    return number if number and segment_name(number) == name else None
 
 
 def spare_name(number: int) -> str:
@@ -67,7 +68,8 @@ def spare_name(number: int) -> str:
 def spare_number(name: str) -> int | None:
     """Return the number in a spare's file name, or None for another file."""
     match = _SPARE_NAME.fullmatch(name)
-    return int(match[1]) if match else None
+    number = int(match[1]) if match else 0
+    return number if number and spare_name(number) == name else None
 
 
 def position_at(number: int, offset: int) -> int:
@@ -91,6 +93,11 @@ class LogIdentity:
 
     cluster_id: bytes
     node: int
+
+    def __post_init__(self) -> None:
+        """Refuse an id that the checkpoint would cut or pad."""
+        if len(self.cluster_id) != 16:
+            raise ValueError(f"a cluster id has 16 bytes, not {len(self.cluster_id)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,12 @@ LARGE: Final = Case("1 MiB x 16", 1 << 20, 16, 64, requests=16, bare_requests=16
 GOAL: Final = 0.40
 GOAL_NODES: Final = 3
 SEGMENT_BYTES: Final = 64 << 20
-FREE_BYTES_PER_NODE: Final = 3 << 30
-"""Five rounds of 2 s at 400 MB/s are 4 GB at 3 nodes, far less with more; the files go at the end."""
+NODE_BYTES: Final = 256 << 20
+"""Two segments, a fill step and the bare pipe's ring, per node."""
+LARGE_BYTES_PER_S: Final = 1_200_000_000
+SMALL_BYTES_PER_S: Final = 300_000_000
+"""What all our logs together may grow in a second of measuring: 3 × 400 MB/s, 3 × 100 MB/s."""
+IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 
 Say = Callable[[str], None]
 
@@ -66,12 +70,24 @@ class Settings:
         """Return the cases for a number of nodes."""
         return self.cases if nodes == GOAL_NODES else self.cases[:1]
 
+    def bytes_wanted(self) -> int:
+        """Return what may lie on the disk at once, if no segment were recycled."""
+
+        def wanted(nodes: int) -> float:
+            large = [case.value_bytes >= LARGE.value_bytes for case in self.cases_of(nodes)]
+            growth = sum(LARGE_BYTES_PER_S if each else SMALL_BYTES_PER_S for each in large)
+            return nodes * NODE_BYTES + self.rounds * self.seconds * growth
+
+        return int(max(map(wanted, self.nodes)))
+
 
 def replication(settings: Settings, say: Say) -> BenchReport:
     """Run the bench. CommandError if it cannot be run; every process and file is gone at the end."""
     _check_space(settings)
     rows: list[dict[str, Any]] = []
     facts = machine(settings.directory)
+    if facts["file_system"] in IN_MEMORY:
+        say(f"{settings.directory}: in memory, where fsync costs nothing; --data names a disk")
     try:
         for nodes in settings.nodes:
             rows += measure(settings, nodes, say)
@@ -81,13 +97,12 @@ def replication(settings: Settings, say: Say) -> BenchReport:
 
 
 def _check_space(settings: Settings) -> None:
-    free = shutil.disk_usage(settings.directory).free
-    wanted = FREE_BYTES_PER_NODE * max(settings.nodes)
+    free, wanted = shutil.disk_usage(settings.directory).free, settings.bytes_wanted()
     if free < wanted:
         raise CommandError(
             Exit.UNFIT,
             f"{settings.directory}: {free / 1e9:.1f} GB are free, this bench may need"
-            f" {wanted / 1e9:.0f} GB for a while; give --data a directory on another disk",
+            f" {wanted / 1e9:.1f} GB for a while; give --data a directory on another disk",
         )
 
 

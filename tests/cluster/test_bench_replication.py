@@ -2,11 +2,13 @@
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,13 +24,14 @@ from cluster.bench.replication import (
     SMALL,
     Settings,
     ratios,
+    replication,
     row,
     table,
     take_turns,
 )
 from cluster.bench.report import BenchReport
 from cluster.cli import main
-from cluster.exits import Exit
+from cluster.exits import CommandError, Exit
 from node.limits import REPLIES_PER_SESSION_MAX
 
 PACKAGES = {"cluster", "node", "wal", "dashboard"}
@@ -142,6 +145,20 @@ def test_other_numbers_of_nodes_are_measured_with_small_values_only():
     settings = Settings(Path("/nowhere"))
     assert settings.cases_of(3) == (SMALL, SINGLE, LARGE)
     assert settings.cases_of(11) == (SMALL,)
+
+
+def test_the_disk_must_have_room_for_logs_that_only_grow():
+    quick = Settings(Path("/nowhere"), nodes=(3, 11), rounds=3, seconds=1.0)
+    assert 5e9 < quick.bytes_wanted() < 8e9
+    assert quick.bytes_wanted() < Settings(Path("/nowhere")).bytes_wanted() < 25e9
+    assert replace(quick, nodes=(11,)).bytes_wanted() < quick.bytes_wanted()
+
+
+def test_a_full_disk_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(CommandError, match="GB for a while; give --data") as caught:
+        replication(Settings(tmp_path), pytest.fail)
+    assert caught.value.exit_code is Exit.UNFIT
 
 
 def test_a_window_of_requests_stays_within_the_replies_a_session_keeps():

@@ -51,7 +51,7 @@ ALL = list(commands(raftdeck))
 
 def test_the_table_of_verbs_is_the_documented_one():
     documented = (
-        ["demo", "up", "down", "ls", "status", "node", "leader", "kv", "load", "logs", "wal", "doctor", "config"]
+        ["demo", "up", "down", "ls", "status", "node", "leader", "kv", "load", "bench", "logs", "wal", "doctor", "config"]
     )  # fmt: skip
     assert list(VERBS) == documented
     kv = {path[2] for path, _ in ALL if path[:2] == ("raftdeck", "kv") and len(path) == 3}
@@ -73,8 +73,8 @@ def test_data_verbs_have_json_and_cluster_verbs_have_cluster():
     without_json = {"logs", "path"}
     without_cluster = {"up", "ls", "doctor", "path"}
     for path, command in ALL:
-        if isinstance(command, click.Group) or path[1] == "wal":  # it has a parser of its own
-            continue
+        if isinstance(command, click.Group) or path[1] in {"wal", "bench"}:
+            continue  # the log has a parser of its own; a bench makes clusters of its own
         options = {name for parameter in command.params for name in parameter.opts}
         assert "--debug" in options
         assert ("--json" in options) == (path[-1] not in without_json), path

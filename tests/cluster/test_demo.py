@@ -76,7 +76,7 @@ def findings_for(state: list[KeyValue]) -> Findings:
 
 def test_equal_replicas_with_everything_acknowledged_are_clean() -> None:
     found = findings_for(GOOD)
-    assert not (found.lost or found.duplicated or found.phantoms)
+    assert [found.lost, found.duplicated, found.phantoms] == [set(), set(), set()]
     assert found.replicas_equal
     assert [view.source for view in found.views] == ["leader", "n1", "n2"]
 
@@ -99,7 +99,7 @@ def test_one_bad_replica_is_found(state: list[KeyValue], field: str, keys: set[b
 
 def test_a_put_without_an_answer_may_be_there_or_not() -> None:
     found = findings_for([*GOOD, *items((b"maybe", b"x"))])
-    assert not (found.lost or found.phantoms)
+    assert [found.lost, found.phantoms] == [set(), set()]
     assert findings_for([*GOOD, *items((b"maybe", b"other"))]).phantoms == {b"maybe"}
 
 

@@ -227,3 +227,28 @@ def test_what_was_cut_off_never_comes_back_behind_a_frame_of_the_same_size(
         assert spans(found) == []
         assert found.end & 0xFFFF_FFFF >= damaged
         log.abort()
+
+
+def test_a_segment_that_was_only_just_created_proves_that_the_one_before_was_durable() -> None:
+    """No frame says so yet: the damage is in the last flush. But a log rolls only when synced."""
+    fs = CrashFilesystem()
+    with opened(fs) as log:
+        log.append([batch(1)])
+        log.append([batch(2)])
+        end = log.stats().head
+    fs.flip(SEGMENTS[1], (end & 0xFFFF_FFFF) - 20)
+    assert recover(fs, DIRECTORY).torn is not None
+    fs.put(SEGMENTS[2], bytes(4096))
+    error = refused(fs)
+    assert error.evidence == 2 << 32
+    assert error.position >> 32 == 1
+
+
+def test_files_that_only_look_like_segments_are_left_alone() -> None:
+    fs = three_segments()
+    for name in ("00000000.wal", "000000004.wal", "0000004.wal"):
+        fs.put(f"{DIRECTORY}/{name}", b"not ours")
+    log, found = open_log(fs)
+    assert len(spans(found)) == 20
+    log.abort()
+    assert fs.read(f"{DIRECTORY}/00000000.wal") == b"not ours"

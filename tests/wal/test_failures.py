@@ -27,14 +27,19 @@ from wal import (
     CommitterState,
     DiskFullError,
     JobRunner,
+    Kind,
     Log,
+    LogIdentity,
     OpenOptions,
     PoisonedLogError,
+    Record,
+    RecordHeader,
     RecordTooLargeError,
     SyncPolicy,
     hard_state_record,
 )
 from wal.driver import OnComplete
+from wal.frame import record_of, release_record, truncate_record
 
 
 class Refusal:
@@ -318,6 +323,54 @@ def test_a_clean_stop_has_room_behind_a_full_queue() -> None:
     assert handle.durable
 
 
+def test_a_release_is_taken_behind_a_full_queue_because_it_frees_space() -> None:
+    policy = SyncPolicy(segment_bytes=65536, fill_step_bytes=4096, queue_bytes_max=10_000)
+    log, driver = step_log(CrashFilesystem(), policy)
+    log.append([batch(1, size=9_950)], context="waits")
+    with pytest.raises(DiskFullError):
+        log.append([batch(2)], context="refused")
+    release = log.release(0, 1, 1)
+    assert driver.pump()
+    assert release.durable
+
+
+def test_a_bug_under_the_inline_driver_ends_the_log_instead_of_leaving_it_deaf() -> None:
+    fs = CrashFilesystem()
+    log, _ = open_log(fs)
+
+    def fail(operation: str, path: str) -> None:
+        raise ZeroDivisionError("planted")
+
+    fs.before = fail
+    with pytest.raises(ZeroDivisionError):
+        log.append([batch(1)])
+    fs.before = lambda operation, path: None
+    with pytest.raises(PoisonedLogError, match="ZeroDivisionError"):
+        log.append([batch(1)])
+    assert not log.seal_and_close()
+
+
+def test_an_open_that_fails_at_its_first_record_leaves_nothing_open_or_locked() -> None:
+    fs = CrashFilesystem()
+
+    def fail(operation: str, path: str) -> None:
+        if operation == "datasync":
+            raise ZeroDivisionError("planted")
+
+    fs.before = fail
+    with pytest.raises(ZeroDivisionError):
+        open_log(fs)
+    assert not fs.handles
+    assert not fs.locked
+
+
+def test_a_cluster_id_has_sixteen_bytes() -> None:
+    """A longer one would be cut, and the log would be foreign to its own node."""
+    for length in (0, 15, 17):
+        with pytest.raises(ValueError, match="16 bytes"):
+            LogIdentity(bytes(length), 1)
+
+
 def test_a_closed_log_refuses_and_closing_it_again_does_nothing() -> None:
     fs = CrashFilesystem()
     log, _ = open_log(fs)
@@ -362,8 +415,6 @@ def test_records_that_no_recovery_would_accept_are_refused_at_once() -> None:
     """Only a bug can submit them; better now than when the node cannot start any more."""
     log, _ = open_log(CrashFilesystem())
     log.append([batch(1, 3), batch(4)])
-    from wal import Kind, RecordHeader
-    from wal.frame import Record, record_of, release_record, truncate_record
 
     header = batch(5).header
     wrong: Sequence[list[Record]] = [
