@@ -34,6 +34,12 @@ from node.raft.types import Index, ReadContext, ReadGrant, Role, Term
 __all__ = ["GroupRuntime"]
 
 _NS_PER_MS = 1_000_000
+_WORDS = {
+    Status.BUSY: "more waits already than one node takes",
+    Status.DISK_FULL: "the disk is full; free some space, and the node goes on by itself",
+    Status.LEAD_LOST: "another node may lead now",
+}
+"""What a person is told beside the status; what a client handles by itself needs no words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +239,8 @@ class GroupRuntime:
         self._replies.reply(request.client, parts)
 
     def _refuse(self, client: bytes, request_id: int, status: Status, text: str = "") -> None:
-        self._replies.reply(client, encode_refusal(self._origin(request_id), status, text))
+        words = text or _WORDS.get(status, "")
+        self._replies.reply(client, encode_refusal(self._origin(request_id), status, words))
 
     def _origin(self, request_id: int) -> ReplyOrigin:
         return ReplyOrigin(request_id, self._group, self.core.leader, self.core.term)

@@ -84,14 +84,12 @@ def replace_field(rng: random.Random, frame: Frame) -> None:
     """Replace one value of the first part's document by something nasty, or drop or repeat it."""
     try:
         document = msgpack.unpackb(frame[0], strict_map_key=False)
-        owner = document
-        while isinstance(owner, list) and owner:
-            place = rng.randrange(len(owner))
-            if not isinstance(owner[place], list) or rng.random() < 0.2:
-                break
-            owner = owner[place]
-        if not isinstance(owner, list) or not owner:
+        if not isinstance(document, list) or not document:
             return
+        owner, place = document, rng.randrange(len(document))
+        while isinstance(owner[place], list) and owner[place] and rng.random() < 0.8:
+            owner = owner[place]
+            place = rng.randrange(len(owner))
         what = rng.randrange(4)
         if what == 0:
             del owner[place]

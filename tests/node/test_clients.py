@@ -6,7 +6,6 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgpack
 import pytest
@@ -35,7 +34,7 @@ from node.transport import bind_router
 from tests.node.mutants import mutants
 from tests.node.rig import CLUSTER, SESSION, Node, lengths_of, put_entry, read_of, write_of
 
-DEADLINE_S = 10.0
+DEADLINE_S = 10
 
 
 class Desk:
@@ -54,7 +53,7 @@ class Desk:
         self.client = self.connect()
 
     def connect(self, name: bytes = b"") -> zmq.Socket:
-        socket = self.context.socket(zmq.DEALER)
+        socket: zmq.Socket = self.context.socket(zmq.DEALER)
         self.sockets.append(socket)
         socket.linger = 0
         socket.rcvtimeo = int(DEADLINE_S * 1000)
@@ -98,7 +97,8 @@ def desk() -> Iterator[Desk]:
 
 
 def header(*, version=1, kind=1, number=5, cluster=CLUSTER, group=0, extra=1) -> bytes:
-    return msgpack.packb([version, kind, number, cluster, group, extra])
+    packed: bytes = msgpack.packb([version, kind, number, cluster, group, extra])
+    return packed
 
 
 def test_a_put_and_a_get_over_the_socket(desk):

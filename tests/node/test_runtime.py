@@ -85,7 +85,7 @@ def test_the_requests_of_a_turn_are_one_batch_and_each_gets_its_own_part(alone):
     alone.runtime.write(write_of(*entries[4:], request_id=3, client=b"a"))
     alone.rest()
     assert len(alone.core.log) == before + 1
-    told = [(who, r.origin.request_id, r.revisions) for who, r in alone.replies.take()]  # type: ignore[union-attr]  # writes
+    told = [(who, r.origin.request_id, r.revisions) for who, r in alone.replies.take()]
     assert told == [(b"a", 1, (1,)), (b"b", 2, (2, 3, 4)), (b"a", 3, (5, 6))]
 
 
@@ -312,7 +312,7 @@ def test_a_linearizable_read_waits_for_a_quorum_and_sees_what_was_acknowledged(t
     leader = three[1]
     leader.runtime.write(write_of(SESSION))
     three.settle()
-    session = int.from_bytes(leader.replies.take()[0][1].details[0], "little")  # type: ignore[union-attr]  # a write
+    session = int.from_bytes(leader.replies.take()[0][1].details[0], "little")
     leader.runtime.write(write_of(put_entry(session, 1, b"k", b"new")))
     three.settle()
     leader.replies.take()
@@ -351,7 +351,7 @@ def test_a_local_read_is_served_by_anybody_from_what_it_has_applied(three):
 def test_a_linearizable_read_elsewhere_is_refused_and_names_the_leader(three):
     three[2].runtime.read(read_of([1, b"k"], request_id=4))
     [(_, reply)] = three[2].replies.take()
-    assert (reply.status, reply.origin.leader) == (Status.NOT_LEADER, 1)  # type: ignore[union-attr]  # a refusal
+    assert (reply.status, reply.origin.leader) == (Status.NOT_LEADER, 1)
 
 
 def test_reads_that_wait_when_the_lead_is_lost_are_aborted(three):
@@ -437,8 +437,8 @@ def test_replicated_time_follows_the_leaders_clock_and_never_falls(three):
         three.settle()
         leader.clock.now += 40 * MS
     assert times(leader)[1:] == [0, 40, 80]
-    for node in three.nodes.values():
-        node.clock.now = leader.clock.now
+    for other in three.nodes.values():
+        other.clock.now = leader.clock.now
     three.elect(2)
     three[2].clock.now += 10_000 * MS  # before its first write: no time has passed since
     for _ in range(2):
@@ -456,11 +456,11 @@ def test_a_restarted_node_applies_its_log_again_to_the_same_state(alone):
     for seq in range(1, 30):
         alone.runtime.write(write_of(put_entry(session, seq, b"k%d" % (seq % 5), b"v%d" % seq)))
         alone.rest()
-    digest = alone.runtime.machine.digest()  # type: ignore[attr-defined]  # the key-value machine
+    digest = alone.runtime.machine.digest()
     alone.boot()
     assert alone.runtime.applied == 0, "nothing counts as committed before a leader says so"
     alone.lead_alone()
-    assert alone.runtime.machine.digest() == digest  # type: ignore[attr-defined]  # likewise
+    assert alone.runtime.machine.digest() == digest
 
 
 def test_a_batch_with_lengths_that_do_not_add_up_cannot_break_apply(three):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from wal import BatchRef, Log, Record, RecordHeader, Recovered, batch_record, hard_state_record
+from wal import Log, Record, RecordHeader, Recovered, batch_record, hard_state_record
 from wal.frame import Kind, release_record, truncate_record
 
 
@@ -14,15 +13,13 @@ from wal.frame import Kind, release_record, truncate_record
 class Group:
     hard: tuple[int, int, bytes] = (0, 0, b"")
     released: tuple[int, int] = (0, 0)
-    batches: list[Record] = field(default_factory=list)
+    batches: list[tuple[int, Record]] = field(default_factory=list)
+    """(last index, record) of every batch."""
 
     @property
     def ends(self) -> list[int]:
         """Indexes at which the group may be cut or released: its start and its batch ends."""
-        ends = [self.released[0]]
-        for record in self.batches:
-            ends.append(ends[-1] + RecordHeader.unpack(record.header).count)
-        return ends
+        return [self.released[0], *(last for last, _ in self.batches)]
 
 
 State = dict[int, tuple[tuple[int, int, bytes], tuple[int, int], list[bytes]]]
@@ -44,24 +41,22 @@ class Model:
         header = RecordHeader.unpack(record.header)
         group = self.groups.setdefault(header.group, Group())
         if header.kind is Kind.BATCH:
-            group.batches.append(record)
+            group.batches.append((header.base_index + header.count - 1, record))
         elif header.kind is Kind.HARD_STATE:
             body = bytes(record.body)
             group.hard = (header.term, int.from_bytes(body[:8], "little"), body[8:])
         elif header.kind is Kind.TRUNCATE:
-            keep = [end < header.base_index for end in group.ends[1:]]
-            group.batches = [r for r, kept in zip(group.batches, keep, strict=True) if kept]
+            group.batches = [each for each in group.batches if each[0] < header.base_index]
         else:
             assert header.kind is Kind.RELEASE
             if header.base_index > group.released[0]:
-                keep = [end > header.base_index for end in group.ends[1:]]
-                group.batches = [r for r, kept in zip(group.batches, keep, strict=True) if kept]
+                group.batches = [each for each in group.batches if each[0] > header.base_index]
                 group.released = (header.base_index, header.term)
 
     def state(self) -> State:
         """The state as a value; a group that nothing was said about is left out."""
         return {
-            number: (group.hard, group.released, [record.header for record in group.batches])
+            number: (group.hard, group.released, [record.header for _, record in group.batches])
             for number, group in sorted(self.groups.items())
             if group != Group()
         }
@@ -115,9 +110,3 @@ class Workload:
         size = rng.choice([0, 1, 40, 700, 3000, 9000]) if rng.random() > 0.01 else 70_000
         entries = [rng.randbytes(size) for _ in range(rng.choice([1, 1, 3]))]
         return batch_record(number, self._term, ends[-1] + 1, entries)
-
-
-def refs(found: Recovered) -> Iterator[tuple[int, BatchRef]]:
-    for number, group in sorted(found.groups.items()):
-        for ref in group.batches:
-            yield number, ref

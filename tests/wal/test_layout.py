@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wal import Kind, LogIdentity, NewerFormatError, RecordHeader, batch_record
-from wal.checksum import reference
+from wal.checksum import crc32c, reference
 from wal.errors import FrameError
 from wal.frame import (
     FRAME_BYTES_MIN,
@@ -17,6 +18,7 @@ from wal.frame import (
     PREFIX_BYTES,
     FramePrefix,
     body_of_hard_state,
+    decode_head,
     decode_prefix,
     encode_prefix,
     fields_of,
@@ -243,3 +245,48 @@ def test_lengths_that_do_not_add_up_are_refused() -> None:
         RecordHeader.unpack(bytes(63))
     with pytest.raises(FrameError, match="cut off"):
         decode_prefix(bytes(95))
+
+
+# ---- the fast path -----------------------------------------------------------------------
+
+
+def slow_head(head: bytes) -> tuple:
+    """Decode a frame's head with the two readable functions."""
+    prefix, header = decode_prefix(head), RecordHeader.unpack(head[PREFIX_BYTES:])
+    fields = (
+        int(header.kind),
+        header.group,
+        header.count,
+        header.term,
+        header.base_index,
+        header.payload_len,
+    )
+    known = (prefix.segment_uid, prefix.sequence, prefix.durable_pos, prefix.frame_len)
+    return (*known, header.payload_crc, fields)
+
+
+def outcome(decode: Callable[[], tuple]) -> object:
+    try:
+        return decode()
+    except (FrameError, NewerFormatError) as error:
+        return type(error), str(error)
+
+
+@given(
+    st.builds(FramePrefix, U64, U64, U64, U32),
+    st.builds(RecordHeader, st.sampled_from(Kind), U32, U32, U64, U64, U64, U32, U32),
+    st.binary(max_size=20),
+    st.none() | st.tuples(st.integers(0, 63), st.integers(1, 255), st.booleans()),
+)
+def test_the_fast_decoder_says_what_the_readable_ones_say(prefix, header, before, damage) -> None:
+    """Damaged headers too: under a frame CRC that holds, with or without a header CRC that does."""
+    packed = bytearray(header.pack())
+    if damage is not None:
+        offset, mask, repaired = damage
+        packed[offset] ^= mask
+        if repaired:
+            packed = bytearray(with_crc(bytes(packed[:60])))
+    head = encode_prefix(prefix, bytes(packed))
+    view = memoryview(before + head)
+    fast = outcome(lambda: decode_head(view, len(before), crc32c))
+    assert fast == outcome(lambda: slow_head(head))
