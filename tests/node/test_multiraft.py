@@ -40,7 +40,12 @@ def follower() -> Node:
 
 
 def append_to(
-    to: int, *batches, term: int = 1, prev: tuple[int, int] = (0, 0), commit: int = 0, group: int = 0
+    to: int,
+    *batches,
+    term: int = 1,
+    prev: tuple[int, int] = (0, 0),
+    commit: int = 0,
+    group: int = 0,
 ) -> Append:
     index, prev_term = prev
     return Append(

@@ -112,7 +112,9 @@ def test_a_restart_finds_the_same_bytes_term_vote_and_metadata(desk):
 
 def test_one_request_stores_the_parts_of_several_groups(desk):
     writes = [
-        GroupWrite(GroupId(g), None, (batch_of(1, 1, b"%d" % g, group=g),), HardState(Term(1)), TOKEN)
+        GroupWrite(
+            GroupId(g), None, (batch_of(1, 1, b"%d" % g, group=g),), HardState(Term(1)), TOKEN
+        )
         for g in range(5)
     ]
     desk.store.append(writes)

@@ -168,9 +168,7 @@ def test_nobody_waits_for_a_dead_peer_and_nothing_is_kept_for_its_next_life(desk
     assert desk.counters.control_frames_out == desk.counters.data_frames_out == 0
     control = desk.bind_peer(PEER, "control")
     desk.send_until(lambda: desk.counters.control_frames_out, beat(PEER, ME, term=77))
-    assert control.recv_multipart()[1] == frame_of(
-        beat(PEER, ME, term=77), node=ME, incarnation=4
-    )
+    assert control.recv_multipart()[1] == frame_of(beat(PEER, ME, term=77), node=ME, incarnation=4)
 
 
 def test_a_peer_that_does_not_read_costs_drops_and_no_time(desk):

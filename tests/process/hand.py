@@ -138,7 +138,9 @@ class Hand:
         """The content of every file of the data directory that a refusal must not change."""
         files = sorted(p for p in self.config.data_dir.rglob("*") if p.is_file())
         return {
-            str(path.relative_to(self.config.data_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
+            str(path.relative_to(self.config.data_dir)): hashlib.sha256(
+                path.read_bytes()
+            ).hexdigest()
             for path in files
             if path.name not in CHANGES
         }
