@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from node.codec import noop_builder
+from node.compaction import CompactionPolicy, CompactionPorts, Compactor
 from node.kv.machine import KeyValueMachine
 from node.multiraft import MultiRaft
 from node.ports import Clock, LogStore, ReplySink, StoredGroup, Transport
 from node.raft.core import Core
 from node.raft.log_view import LogView
-from node.raft.types import CoreConfig, GroupId, HardState, LogStart, NodeId
+from node.raft.types import CoreConfig, GroupId, HardState, Index, LogStart, NodeId
 from node.runtime import GroupRuntime
+from node.snapshots import SnapshotError, SnapshotStore
 
 __all__ = ["Member", "Ports", "assemble"]
 
@@ -30,6 +32,7 @@ class Member:
     heartbeat_ms: int = 50
     election_ms_min: int = 150
     election_ms_max: int = 300
+    compaction: CompactionPolicy = field(default_factory=CompactionPolicy)
 
     def core_config(self, group: GroupId) -> CoreConfig:
         """Return the configuration of one group's core."""
@@ -52,6 +55,8 @@ class Ports:
     transport: Transport
     store: LogStore
     replies: ReplySink
+    snapshots: SnapshotStore | None = None
+    """None: the logs are never released."""
 
 
 def assemble(member: Member, stored: Mapping[GroupId, StoredGroup], ports: Ports) -> MultiRaft:
@@ -63,5 +68,28 @@ def assemble(member: Member, stored: Mapping[GroupId, StoredGroup], ports: Ports
         found = stored.get(group, StoredGroup(group, HardState(), LogStart(), ()))
         log = LogView(found.start, found.batches)
         core = Core(member.core_config(group), found.hard_state, log, noop_builder(group), now)
-        groups[group] = GroupRuntime(core, KeyValueMachine(), ports.store, ports.replies)
-    return MultiRaft(groups, ports.store, ports.transport, ports.clock)
+        place, machine = _restored(group, found.start, ports.snapshots)
+        groups[group] = GroupRuntime(core, machine, ports.store, ports.replies)
+        if place > found.start.index:
+            groups[group].restored(place)
+    node = MultiRaft(groups, ports.store, ports.transport, ports.clock)
+    if ports.snapshots is not None:
+        needs = CompactionPorts(ports.store, ports.snapshots, ports.clock)
+        node.compactor = Compactor(node.groups, needs, member.compaction)
+    return node
+
+
+def _restored(
+    group: GroupId, start: LogStart, snapshots: SnapshotStore | None
+) -> tuple[Index, KeyValueMachine]:
+    """Return the state of the newest snapshot and its index; an empty machine without one.
+
+    Raises SnapshotError where the log relies on a snapshot that is missing or damaged.
+    """
+    loaded = None if snapshots is None else snapshots.newest(group, start.index)
+    if loaded is None:
+        return start.index, KeyValueMachine()
+    try:
+        return loaded.place.index, KeyValueMachine.restore(loaded.chunks)
+    except ValueError as error:
+        raise SnapshotError(loaded.path, str(error)) from None

@@ -11,9 +11,6 @@ log releases its prefix, and never beyond
 * what the leader says that some voter still needs (`Core.release_limit`, bounded by
   `CoreConfig.hold_bytes_max`), nor
 * `trailing_bytes` before the snapshot, so that a voter that blinks finds its entries.
-
-A group that writes little must not pin old segments for the others: once its live tail begins
-more than PINNED_SEGMENTS_MAX segments behind the head, the tail is appended again at the head.
 """
 
 from __future__ import annotations
@@ -22,13 +19,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from node.kv.machine import Frozen
-from node.ports import Clock, LogStore
+from node.ports import Clock, FrozenState, LogStore, Snapshots, SnapshotSink
 from node.raft.types import GroupId, Index, LogStart
 from node.runtime import GroupRuntime
-from node.snapshots import SnapshotStore, SnapshotWriter
 
-__all__ = ["CompactionPolicy", "Compactor"]
+__all__ = ["CompactionPolicy", "CompactionPorts", "Compactor"]
 
 CHUNK_BYTES: Final = 256 << 10
 """About 250 entries of 1 KiB, 0.3 ms: well within a slice."""
@@ -36,9 +31,6 @@ QUEUED_BYTES_MAX: Final = 8 << 20
 """What may wait for the snapshot's file: beyond it the reading waits, not the memory."""
 LOOK_NS: Final = 200_000_000
 """How often groups are looked at: a segment at 1 GB/s takes 64 ms, a few may pass."""
-PINNED_SEGMENTS_MAX: Final = 4
-TAIL_BYTES_MAX: Final = 8 << 20
-"""A live tail up to this size is appended again; a larger one belongs to a busy group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +41,23 @@ class CompactionPolicy:
     trailing_bytes: int = 64 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class CompactionPorts:
+    """What compaction needs of the world."""
+
+    store: LogStore
+    snapshots: Snapshots
+    clock: Clock
+
+
 @dataclass(slots=True)
 class _Active:
     """The snapshot under way."""
 
     group: GroupId
     place: LogStart
-    frozen: Frozen
-    writer: SnapshotWriter
+    frozen: FrozenState
+    writer: SnapshotSink
     read: bool = False
 
 
@@ -66,17 +67,15 @@ class Compactor:
     def __init__(
         self,
         groups: Mapping[GroupId, GroupRuntime],
-        store: LogStore,
-        snapshots: SnapshotStore,
-        clock: Clock,
+        ports: CompactionPorts,
         policy: CompactionPolicy,
     ) -> None:
-        """Compact `groups` over `store` into `snapshots`."""
+        """Compact `groups` over the store and into the snapshots of `ports`."""
         self.snapshots_taken = 0
         self._groups = groups
-        self._store = store
-        self._snapshots = snapshots
-        self._clock = clock
+        self._store = ports.store
+        self._snapshots = ports.snapshots
+        self._clock = ports.clock
         self._policy = policy
         self._active: _Active | None = None
         self._look_at = 0
@@ -115,10 +114,9 @@ class Compactor:
             self._release(group)
 
     def _look(self) -> None:
-        """Start the snapshot that is due, release what became free, unpin old segments."""
+        """Start the snapshot that is due, and release what became free."""
         for group in self._groups.values():
             self._release(group)
-            self._unpin(group)
             if self._active is None and self._due(group):
                 self._freeze(group)
 
@@ -163,10 +161,3 @@ class Compactor:
             assert term is not None
             core.compact(index)
             self._store.release(core.config.group, index, term)
-
-    def _unpin(self, group: GroupRuntime) -> None:
-        group_id = group.core.config.group
-        if self._store.pinned_segments(group_id) <= PINNED_SEGMENTS_MAX:
-            return
-        if group.core.log.bytes_after(group.core.log.start.index) <= TAIL_BYTES_MAX:
-            self._store.append_again(group_id)

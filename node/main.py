@@ -90,7 +90,7 @@ def run(config: NodeConfig, parsed: argparse.Namespace, filesystem: Filesystem) 
     try:
         with _starting(config):
             incarnation = _next_incarnation(config.data_dir)
-        start = Start(incarnation, parsed.lifeline_fd, parsed.parent_pid)
+        start = Start(incarnation, parsed.lifeline_fd, parsed.parent_pid, filesystem)
         _report_recovery(recovered)
         process = NodeProcess(config, start, (log, recovered), wake)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

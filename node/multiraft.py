@@ -7,7 +7,7 @@ Theory of operation
 1. step the cores with everything that was received, 2. take in what became durable and release
 the messages that waited for it, 3. judge timers (after the inbox: DESIGN §4), 4. batch the
 gathered writes, 5. take each core's `Ready`, send what may leave now, and give the log **one**
-append for all groups, 6. apply what is committed.
+append for all groups, 6. apply what is committed, 7. work on a snapshot, if one is due.
 
 Storage requests complete in order. Messages in `send_after_sync` wait for the newest request
 submitted so far, even if they store nothing themselves: an ack of an entry that an earlier
@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from node.compaction import Compactor
 from node.limits import LATE_MESSAGES_MAX, LATE_TURN_NS, QUEUED_BYTES_MAX
 from node.ports import Clock, GroupWrite, LogStore, Transport
 from node.raft.messages import Append, Message
@@ -56,6 +57,8 @@ class MultiRaft:
         self._clock = clock
         self._in_flight: deque[_Stored] = deque()
         self._last_turn_ns: int | None = None
+        self.compactor: Compactor | None = None
+        """Snapshots and releases the logs, if the node has somewhere to put snapshots."""
         self._applied_last = GroupId(-1)
         self.dropped = 0
         """Messages that were given up: Appends ahead of a slow disk, answers that waited for it."""
@@ -67,7 +70,9 @@ class MultiRaft:
 
     @property
     def has_backlog(self) -> bool:
-        """Whether a turn is due at once because committed batches wait to be applied."""
+        """Whether a turn is due at once: committed batches, or a snapshot, wait to be worked on."""
+        if self.compactor is not None and self.compactor.busy:
+            return True
         return any(group.has_backlog for group in self.groups.values())
 
     def peer_lost(self, peer: NodeId, now: int, jitter_ns: int) -> None:
@@ -87,6 +92,8 @@ class MultiRaft:
             group.fail_lost()
         self._hand_out(now)
         self._apply(apply_ns)
+        if self.compactor is not None:
+            self.compactor.step(now, apply_ns)
         self._last_turn_ns = now
 
     def _step(self, messages: Sequence[Message], now: int) -> None:

@@ -20,14 +20,19 @@ from node.raft.types import (
     Index,
     LogStart,
     PersistToken,
+    Term,
 )
 
 __all__ = [
     "Clock",
+    "FrozenState",
     "GroupWrite",
     "LogStore",
     "Outcome",
     "ReplySink",
+    "SnapshotDone",
+    "SnapshotSink",
+    "Snapshots",
     "StateMachine",
     "StoredGroup",
     "Transport",
@@ -92,6 +97,9 @@ class LogStore(Protocol):
     def read(self, group: GroupId, base_index: Index) -> Batch:
         """Return a batch of the current log by its base index, from memory or disk (verified)."""
 
+    def release(self, group: GroupId, index: Index, term: Term) -> None:
+        """Give up a group's log up to a batch end; a durable snapshot covers it."""
+
     @property
     def disk_full(self) -> bool:
         """Whether the disk refuses new space at present."""
@@ -125,6 +133,56 @@ class StateMachine(Protocol):
     @property
     def leader_time_ms(self) -> int:
         """Replicated time: the highest `leader_time_ms` applied."""
+
+    @property
+    def state_bytes(self) -> int:
+        """About what a snapshot of the state takes."""
+
+    def freeze(self) -> FrozenState:
+        """Return the state of this moment; at most one at a time."""
+
+
+class FrozenState(Protocol):
+    """A state machine's state at one moment, read out while it goes on."""
+
+    def next_chunk(self, bytes_target: int) -> bytes | None:
+        """Return the next chunk, None at the end."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class SnapshotSink(Protocol):
+    """A snapshot being written in the background."""
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes given and not yet written."""
+
+    def write(self, chunk: bytes) -> None:
+        """Queue one chunk."""
+
+    def finish(self) -> None:
+        """Queue the end; its completion follows in `Snapshots.completions`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDone:
+    """A snapshot that became durable, or failed (`error`)."""
+
+    group: GroupId
+    place: LogStart
+    error: OSError | None
+
+
+class Snapshots(Protocol):
+    """Where snapshots go."""
+
+    def begin(self, group: GroupId, place: LogStart) -> SnapshotSink:
+        """Start writing a snapshot of `group` as of `place` (a batch end)."""
+
+    def completions(self) -> Sequence[SnapshotDone]:
+        """Take what ended since the last call."""
 
 
 class ReplySink(Protocol):

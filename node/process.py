@@ -18,6 +18,7 @@ from node.admin import AdminLane
 from node.assembly import Member, Ports, assemble
 from node.clients import ClientLane
 from node.codec import Sender
+from node.compaction import CompactionPolicy
 from node.config import LANES, Lane, NodeConfig, lane_path
 from node.exits import NodeExit, StartError
 from node.limits import (
@@ -28,10 +29,11 @@ from node.limits import (
 )
 from node.metrics import QuantileWindow
 from node.raft.types import NodeId
+from node.snapshots import OperationThread, SnapshotStore
 from node.status import StatusSource, snapshot
 from node.store import WalStore, stored_groups
 from node.transport import PeerTransport, bind_router
-from wal import Log, Recovered
+from wal import Filesystem, Log, LogIdentity, Recovered, SegmentIO
 
 if TYPE_CHECKING:
     Socket = zmq.Socket[bytes]
@@ -41,6 +43,7 @@ else:
 __all__ = ["MonotonicClock", "NodeProcess", "Wake"]
 
 _NS_PER_MS: Final = 1_000_000
+SNAPSHOT_DIRECTORY: Final = "snap"
 _POLL_MS_MAX: Final = 1_000
 _STOP_REPLY_MS: Final = 100
 """How long the answer to `stop` may take to leave."""
@@ -87,6 +90,7 @@ class Start:
     incarnation: int
     lifeline_fd: int | None
     parent_pid: int | None
+    filesystem: Filesystem
 
 
 class NodeProcess:
@@ -117,10 +121,20 @@ class NodeProcess:
             raise
         self._clients = ClientLane(self._lanes["client"], config.cluster_id_bytes)
         self._admin = AdminLane(self._lanes["admin"], {"status": self._status, "stop": self._stop})
+        directory = str(config.data_dir / SNAPSHOT_DIRECTORY)
+        start.filesystem.mkdirs(directory)
+        self._snapshot_thread = OperationThread(SegmentIO(start.filesystem, directory))
+        snapshots = SnapshotStore(
+            start.filesystem,
+            directory,
+            LogIdentity(config.cluster_id_bytes, config.node),
+            self._snapshot_thread,
+            wake,
+        )
         self._node = assemble(
             _member(config),
             stored_groups(recovered),
-            Ports(self._clock, self._transport, self._store, self._clients),
+            Ports(self._clock, self._transport, self._store, self._clients, snapshots),
         )
         self._retry_at = 0
         self._poller = self._make_poller()
@@ -150,6 +164,7 @@ class NodeProcess:
 
     def close(self) -> None:
         """Close every socket and remove the lanes' files; the log stays the caller's."""
+        self._snapshot_thread.close()
         self._transport.close()
         self._close_lanes()
 
@@ -251,4 +266,5 @@ def _member(config: NodeConfig) -> Member:
         heartbeat_ms=config.heartbeat_ms,
         election_ms_min=config.election_ms_min,
         election_ms_max=config.election_ms_max,
+        compaction=CompactionPolicy(config.wal.segment_bytes, config.wal.segment_bytes),
     )

@@ -63,6 +63,11 @@ class GroupRuntime:
         self.batches_proposed = 0
         self.entries_applied = 0
         self.entries_acked = 0
+        self.bytes_applied = 0
+        self.bytes_at_snapshot = 0
+        """`bytes_applied` when the newest snapshot was begun."""
+        self.snapshot_index = core.log.start.index
+        """Index of the newest durable snapshot."""
         self._store = store
         self._replies = replies
         self._group = core.config.group
@@ -76,6 +81,11 @@ class GroupRuntime:
         self._led_since_ns = 0
         self._time_base_ms = 0
         self._time_issued_ms = 0
+
+    def restored(self, index: Index) -> None:
+        """Learn at the start that the machine's state is that of a snapshot at `index`."""
+        self.core.restored(index)
+        self.applied = self.snapshot_index = index
 
     # ---- clients -------------------------------------------------------------------------
 
@@ -186,6 +196,7 @@ class GroupRuntime:
         assert len(outcomes) == batch.meta.count, "one outcome per entry"
         self.applied = batch.meta.last_index
         self.entries_applied += batch.meta.count
+        self.bytes_applied += batch.meta.size
         waiting = self._waiting.pop(base, None)
         if waiting is not None:
             assert waiting.term == batch.meta.term, "fail_lost has answered for what is not ours"

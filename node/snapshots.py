@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final, Protocol
 
+from node.ports import SnapshotDone
 from node.raft.types import GroupId, Index, LogStart, Term
 from wal import CorruptLogError, Filesystem, LogIdentity, NewerFormatError, SegmentIO
 from wal.checksum import crc32c
@@ -31,10 +32,10 @@ from wal.filesystem import ReadFile
 from wal.operations import Create, Operation, Rename, Sync, SyncDir, Unlink, Write
 
 __all__ = [
+    "Done",
     "Loaded",
     "OperationRunner",
     "OperationThread",
-    "SnapshotDone",
     "SnapshotError",
     "SnapshotStore",
     "SnapshotWriter",
@@ -101,6 +102,12 @@ class OperationThread:
         self._thread.join()
         self._io.close()
 
+    def close_after_all(self) -> None:
+        """Finish what is queued, then stop; joins the thread."""
+        self._queue.put(None)
+        self._thread.join()
+        self._io.close()
+
     def _work(self) -> None:
         while (task := self._queue.get()) is not None and not self._closing:
             operations, done = task
@@ -115,18 +122,10 @@ class OperationThread:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotDone:
-    """A snapshot that became durable, or failed (`error`)."""
-
-    group: GroupId
-    place: LogStart
-    error: OSError | None
-
-
-@dataclass(frozen=True, slots=True)
 class Loaded:
     """A snapshot found at start; `chunks` reads and checks the file as it goes."""
 
+    path: str
     place: LogStart
     chunks: Iterator[bytes]
 
@@ -209,6 +208,9 @@ class SnapshotStore:
         self._identity = identity
         self._wake = wake
         self._completed: deque[SnapshotDone] = deque()
+        for name in fs.listdir(directory):
+            if name.endswith(".tmp"):
+                fs.unlink(f"{directory}/{name}")
 
     def begin(self, group: GroupId, place: LogStart) -> SnapshotWriter:
         """Start writing a snapshot of `group` as of `place` (a batch end)."""
@@ -244,7 +246,7 @@ class SnapshotStore:
         place = self._check_header(file, path, group)
         if place.index < released:
             raise SnapshotError(path, f"the log is released up to {released}, behind this snapshot")
-        return Loaded(place, _read_chunks(file, path))
+        return Loaded(path, place, _read_chunks(file, path))
 
     def header(self, group: GroupId, place: LogStart) -> bytes:
         """Return a file's header."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 from node.limits import CACHE_BYTES_MAX
@@ -149,6 +150,13 @@ class WalStore:
         self._numbers += 1
         self._log.append(records, context=_Request(self._numbers, tuple(slots)))
         return self._numbers
+
+    def release(self, group: GroupId, index: Index, term: Term) -> None:
+        """Give up a group's log up to a batch end; its segments are reused once that is durable."""
+        slots = self._slots[group]
+        for base in list(takewhile(lambda base: base <= index, slots)):
+            del slots[base]
+        self._log.release(group, index, term)
 
     def completions(self) -> Sequence[WriteDone]:
         """Take what became durable; remembers where the batches lie. Sets `failure` on error."""

@@ -8,17 +8,19 @@ here as they do in a process.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.sim.heap import EventHeap
 from cluster.sim.rng import Stream
-from wal import AppendHandle, Job, JobRunner, Record
+from node.snapshots import Done
+from wal import AppendHandle, Job, JobRunner, Record, SegmentIO
 from wal.driver import OnComplete
-from wal.operations import Sync, SyncDir, Write
+from wal.operations import Operation, Sync, SyncDir, Write
 
-__all__ = ["DiskTimes", "HeapDriver", "StorageObserver"]
+__all__ = ["DiskTimes", "HeapDriver", "HeapOperations", "StorageObserver"]
 
 
 class StorageObserver(Protocol):
@@ -43,6 +45,65 @@ class DiskTimes:
     sync_min: int = 200_000
     sync_spread: int = 600_000
     slow: int = 0
+
+
+class HeapOperations:
+    """Performs a snapshot's operations on the heap, one by one: its thread, as events."""
+
+    def __init__(self, io: SegmentIO, heap: EventHeap, times: DiskTimes, stream: Stream) -> None:
+        """Perform over `io`; made anew with every start of a node."""
+        self._io = io
+        self._heap = heap
+        self._times = times
+        self._stream = stream
+        self._queue: deque[tuple[Operation | None, Done | None]] = deque()
+        self._failure: OSError | None = None
+        self._busy = False
+        self._paused = False
+        self._dead = False
+
+    def run(self, operations: Sequence[Operation], done: Done | None) -> None:
+        """See `node.snapshots.OperationRunner.run`."""
+        self._queue.extend((operation, None) for operation in operations)
+        self._queue.append((None, done))
+        self._wake()
+
+    def close(self) -> None:
+        """End with the process; what is queued stays undone."""
+        self._dead = True
+
+    def pause(self) -> None:
+        """Stop with the process."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Go on."""
+        self._paused = False
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._busy and self._queue and not self._paused:
+            self._busy = True
+            delay = self._times.operation
+            if isinstance(self._queue[0][0], Sync | SyncDir):
+                delay += self._times.sync_min + self._stream.below(self._times.sync_spread)
+            self._heap.after(delay, self._perform)
+
+    def _perform(self) -> None:
+        self._busy = False
+        if self._dead or self._paused:
+            return
+        operation, done = self._queue.popleft()
+        if operation is not None and self._failure is None:
+            try:
+                self._io.perform(operation)
+            except OSError as error:
+                self._failure = error
+        if operation is None:
+            failure, self._failure = self._failure, None
+            if done is not None:
+                done(failure)
+        self._wake()
 
 
 class HeapDriver:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cluster.sim.disk import PowerCut, SimDisk
-from cluster.sim.driver import HeapDriver
+from cluster.sim.driver import HeapDriver, HeapOperations
 from cluster.sim.heap import EventHeap
 from cluster.sim.network import Network
 from cluster.sim.plan import MS, Plan
@@ -21,13 +21,15 @@ from cluster.sim.rng import Stream
 from node.assembly import Member, Ports, assemble
 from node.client_wire import WriteRequest, decode_request
 from node.codec import Sender, decode_peer_frame, encode_append, encode_control
+from node.compaction import CompactionPolicy
 from node.limits import DISK_FULL_RETRY_NS, FORGET_JITTER_NS
 from node.multiraft import MultiRaft
-from node.ports import Outcome, StateMachine, StoredGroup
+from node.ports import FrozenState, Outcome, StateMachine, StoredGroup
 from node.raft.messages import Append, Message
 from node.raft.types import BatchMeta, Buffer, GroupId, NodeId
+from node.snapshots import SnapshotStore
 from node.store import WalStore, stored_groups
-from wal import JobRunner, Log, LogIdentity, OpenOptions, Record
+from wal import JobRunner, Log, LogIdentity, OpenOptions, Record, SegmentIO
 from wal.driver import OnComplete
 from wal.errors import CorruptLogError, WalError
 
@@ -35,6 +37,7 @@ __all__ = ["CLUSTER_ID", "Assemble", "NodeWorld", "SimNode", "client_identity"]
 
 CLUSTER_ID = b"raftdeck-sim-01!"
 _DIRECTORY = "wal"
+_SNAPSHOTS = "snap"
 _CLIENT_BYTES = 4
 
 Assemble = Callable[[Member, Mapping[GroupId, StoredGroup], Ports], MultiRaft]
@@ -103,6 +106,13 @@ class _Observed:
     def query_all(self, queries: Sequence[object]) -> list[object]:
         return self.machine.query_all(queries)
 
+    def freeze(self) -> FrozenState:
+        return self.machine.freeze()
+
+    @property
+    def state_bytes(self) -> int:
+        return self.machine.state_bytes
+
     @property
     def leader_time_ms(self) -> int:
         return self.machine.leader_time_ms
@@ -137,6 +147,7 @@ class SimNode:
         self._multi: MultiRaft | None = None
         self._store: WalStore | None = None
         self._driver: HeapDriver | None = None
+        self._operations: HeapOperations | None = None
         self._sender = Sender(CLUSTER_ID, self.node, 1)
 
     @property
@@ -171,6 +182,7 @@ class SimNode:
             log, found = Log.open(
                 self.disk, _DIRECTORY, LogIdentity(CLUSTER_ID, self.node), options
             )
+            snapshots = self._open_snapshots()
         except PowerCut:
             self._forget()
             self.power_loss()
@@ -190,8 +202,9 @@ class SimNode:
             heartbeat_ms=plan.heartbeat_ms,
             election_ms_min=plan.election_ms_min,
             election_ms_max=plan.election_ms_max,
+            compaction=_compaction(plan.seed),
         )
-        ports = Ports(self._clock, self, self._store, self)
+        ports = Ports(self._clock, self, self._store, self, snapshots)
         self._multi = self._build(member, stored_groups(found), ports)
         for number, group in self._multi.groups.items():
             group.machine = _Observed(group.machine, self._world, (self.node, number))
@@ -199,6 +212,14 @@ class SimNode:
         self._world.started(self)
         self._arm_timer()
         return True
+
+    def _open_snapshots(self) -> SnapshotStore:
+        """Open the snapshots on the same disk; their thread is events as well."""
+        self.disk.mkdirs(_SNAPSHOTS)
+        io = SegmentIO(self.disk, _SNAPSHOTS)
+        self._operations = HeapOperations(io, self._heap, self.times, self._stream)
+        identity = LogIdentity(CLUSTER_ID, self.node)
+        return SnapshotStore(self.disk, _SNAPSHOTS, identity, self._operations, self._wake)
 
     def kill(self) -> None:
         """End the process at once; the disk's cache survives."""
@@ -220,12 +241,16 @@ class SimNode:
         self.paused = True
         if self._driver is not None:
             self._driver.pause()
+        if self._operations is not None:
+            self._operations.pause()
 
     def resume(self) -> None:
         """Let the process go on."""
         self.paused = False
         if self._driver is not None:
             self._driver.resume()
+        if self._operations is not None:
+            self._operations.resume()
         if self._turn_waits:
             self._turn_waits = False
             self._wake()
@@ -382,6 +407,9 @@ class SimNode:
         self.up = False
         self.paused = False
         self._multi = self._store = self._driver = None
+        if self._operations is not None:
+            self._operations.close()
+            self._operations = None
         self._messages.clear()
         self._requests.clear()
         self._turn_at = self._timer_at = None
@@ -392,3 +420,11 @@ class SimNode:
 def client_identity(endpoint: int) -> bytes:
     """Return what a node's ROUTER calls the client at a (negative) endpoint."""
     return (-endpoint).to_bytes(_CLIENT_BYTES, "little")
+
+
+def _compaction(seed: int) -> CompactionPolicy:
+    """Draw how eagerly the nodes of a seed compact; two in five never do."""
+    stream = Stream(seed, "compaction", 0)
+    if stream.below(5) < 2:
+        return CompactionPolicy(1 << 40, 1 << 40)
+    return CompactionPolicy(1_000 + stream.below(4_000), stream.below(4_000))

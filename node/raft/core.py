@@ -18,6 +18,9 @@ leaders. Elections use PreVote (thesis §9.6), leader stickiness and CheckQuorum
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from node.raft.election import (
     election_timeout_ns,
     forget_delay_ns,
@@ -36,7 +39,7 @@ from node.raft.messages import (
     Vote,
     VoteReply,
 )
-from node.raft.progress import Progress, ProgressState
+from node.raft.progress import Progress, ProgressState, releasable
 from node.raft.quorum import Tally, VoteResult, quorum_index, quorum_size
 from node.raft.reads import PendingReads
 from node.raft.replication import Refused, judge_append
@@ -88,6 +91,8 @@ class Core:
         self.role = Role.FOLLOWER
         self.leader = NO_NODE
         self.commit = log.start.index
+        self.release_limit = log.start.index
+        """Nobody compacts beyond: as far as the leader knows, no voter needs what is before it."""
         self.durable_index = log.last_index
         self.durable_hard_state = hard_state
         self.progress: dict[NodeId, Progress] = {}
@@ -175,6 +180,16 @@ class Core:
         self._append.append(batch)
         self.uncommitted_bytes += batch.meta.size
 
+    def restored(self, index: Index) -> None:
+        """Learn at the start that the state up to the batch end `index` came from a snapshot."""
+        assert self.commit <= index <= self.durable_index
+        self.commit = index
+
+    def compact(self, index: Index) -> None:
+        """Drop the log up to the batch end `index`, which a durable snapshot covers."""
+        assert index <= min(self.commit, self.durable_index, self.release_limit)
+        self.log.compact(index)
+
     def read(self, context: ReadContext) -> None:
         """Ask for a linearizable read point; the answer is a `ReadGrant` in a later `Ready`."""
         if self.role is Role.LEADER:
@@ -219,15 +234,9 @@ class Core:
 
     def has_ready(self) -> bool:
         """Tell whether `ready()` would carry anything to do."""
-        return bool(
-            self._hard_dirty
-            or self._append
-            or self._truncate_from is not None
-            or self._send_now
-            or self._send_after_sync
-            or self._grants
-            or self.role is Role.LEADER
-        )
+        stores = self._hard_dirty or self._append or self._truncate_from is not None
+        sends = self._send_now or self._send_after_sync or self._grants
+        return bool(stores or sends or self.role is Role.LEADER)
 
     def ready(self, now: int) -> Ready:
         """Take what there is to do; see `types.Ready` for the caller's duties."""
@@ -443,6 +452,7 @@ class Core:
     def _on_heartbeat(self, message: Heartbeat, now: int) -> None:
         self._follow(message.sender, now)
         self._commit_up_to(min(message.commit, self._verified))
+        self.release_limit = Index(max(self.release_limit, min(message.release, self.commit)))
         reply = HeartbeatReply(*self._head(message.sender), message.round, self.commit)
         durable = self.durable_hard_state.term == self.term
         (self._send_now if durable else self._send_after_sync).append(reply)
@@ -515,8 +525,13 @@ class Core:
 
     def _send_heartbeats(self, now: int) -> None:
         self._heartbeat_at = now + self.config.heartbeat_ns
+        # The own disk counts like any other: a leader may commit what only the others have stored.
+        own = min(self.commit, self.durable_index)
+        matches = [own, *(progress.match for progress in self.progress.values())]
+        limit = releasable(self.log, matches, self.config.hold_bytes_max)
+        self.release_limit = limit = max(self.release_limit, limit)
         for peer in self._peers:
-            beat = Heartbeat(*self._head(peer), self.commit, self._reads.round)
+            beat = Heartbeat(*self._head(peer), self.commit, self._reads.round, limit)
             self._send_now.append(beat)
 
     def _advance_commit(self) -> None:
@@ -547,23 +562,7 @@ class Core:
     # ---- small parts ---------------------------------------------------------------------
 
     def _dispatch(self, message: Message, now: int) -> None:
-        match message:
-            case Append():
-                self._on_append(message, now)
-            case AppendReply():
-                self._on_append_reply(message, now)
-            case Heartbeat():
-                self._on_heartbeat(message, now)
-            case HeartbeatReply():
-                self._on_heartbeat_reply(message, now)
-            case Vote():
-                self._on_vote(message, now)
-            case VoteReply():
-                self._on_vote_reply(message, now)
-            case PreVoteReply():
-                self._on_pre_vote_reply(message, now)
-            case PreVote():
-                raise AssertionError("PreVote is handled before terms are compared")
+        _HANDLERS[type(message)](self, message, now)
 
     def _hard_state(self) -> HardState:
         return HardState(self.term, self.vote)
@@ -588,3 +587,14 @@ class Core:
         self._draws += 1
         self._lateness_forgiven = False
         self._election_at = now + election_timeout_ns(self.config, self._draws)
+
+
+_HANDLERS: dict[type[Message], Callable[[Core, Any, int], None]] = {  # PreVote: see `step`
+    Append: Core._on_append,
+    AppendReply: Core._on_append_reply,
+    Heartbeat: Core._on_heartbeat,
+    HeartbeatReply: Core._on_heartbeat_reply,
+    PreVoteReply: Core._on_pre_vote_reply,
+    Vote: Core._on_vote,
+    VoteReply: Core._on_vote_reply,
+}

@@ -448,7 +448,7 @@ class GroupInvariants:
             self._check_vote(message.sender, message.term, message.to)
 
     def _check_ack(self, message: AppendReply, durable: StoredLog) -> None:
-        if message.index == NO_INDEX:
+        if message.index <= durable.start.index:  # nothing, or in a durable snapshot
             return
         batch = durable.ending_at(message.index)
         if batch is None:

@@ -17,13 +17,15 @@ __all__ = ["LogView"]
 class LogView:
     """Batch metadata of one group's log, from the compaction point to the last batch."""
 
-    __slots__ = ("_bases", "_metas", "_start")
+    __slots__ = ("_bases", "_metas", "_start", "bytes")
 
     def __init__(self, start: LogStart, batches: Iterable[BatchMeta] = ()) -> None:
         """Build the view of a recovered log; `batches` are contiguous from `start.index` + 1."""
         self._start = start
         self._metas: list[BatchMeta] = []
         self._bases: list[int] = []
+        self.bytes = 0
+        """Bytes of all batches behind the compaction point."""
         for meta in batches:
             self.append(meta)
 
@@ -62,12 +64,14 @@ class LogView:
         assert meta.term >= self.last_term, "terms never fall along a log"
         self._metas.append(meta)
         self._bases.append(meta.base_index)
+        self.bytes += meta.size
 
     def truncate_from(self, index: Index) -> None:
         """Remove the batch that starts at `index` and all behind it."""
         position = self._position(index)
         assert position >= 0, "nothing to remove at or before the compaction point"
         assert self._bases[position] == index, "a batch is never split"
+        self.bytes -= sum(meta.size for meta in self._metas[position:])
         del self._metas[position:]
         del self._bases[position:]
 
@@ -78,6 +82,7 @@ class LogView:
         assert position >= 0
         assert self._metas[position].last_index == index, "compaction ends at a batch end"
         self._start = LogStart(index, self._metas[position].term)
+        self.bytes -= sum(meta.size for meta in self._metas[: position + 1])
         del self._metas[: position + 1]
         del self._bases[: position + 1]
 
@@ -128,6 +133,19 @@ class LogView:
                 return meta.last_index, meta.term
             position -= 1
         return self._start.index, self._start.term
+
+    def end_with_bytes_behind(self, limit: int, bytes_min: int) -> Index:
+        """Return the highest batch end ≤ `limit` behind which at least `bytes_min` bytes lie.
+
+        The compaction point if there is none. Costs what lies before the answer.
+        """
+        index, behind = self._start.index, self.bytes
+        for meta in self._metas:
+            behind -= meta.size
+            if meta.last_index > limit or behind < bytes_min:
+                break
+            index = meta.last_index
+        return index
 
     def bytes_after(self, index: int) -> int:
         """Return the bytes of all batches behind the batch end `index`."""

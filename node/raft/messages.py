@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from node.raft.types import Batch, BatchMeta, GroupId, Index, NodeId, Term
+from node.raft.types import NO_INDEX, Batch, BatchMeta, GroupId, Index, NodeId, Term
 
 __all__ = [
     "MESSAGE_TYPES",
@@ -111,7 +111,8 @@ class Heartbeat:
     """Keeps the lead.
 
     `commit` is uncapped (the follower caps it by what it verified); `round` numbers read rounds
-    (ReadIndex, thesis §6.4).
+    (ReadIndex, thesis §6.4). `release` is the highest index that, as far as the leader knows, no
+    voter needs from anybody's log: nobody compacts beyond it.
     """
 
     group: GroupId
@@ -120,6 +121,7 @@ class Heartbeat:
     term: Term
     commit: Index
     round: int
+    release: Index = NO_INDEX
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,13 @@ make heartbeats frequent; repeats stay rare all the same (see `may_repeat`).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from enum import Enum
 
+from node.raft.log_view import LogView
 from node.raft.types import NO_INDEX, Index
 
-__all__ = ["Progress", "ProgressState"]
+__all__ = ["Progress", "ProgressState", "releasable"]
 
 _NEVER = -(1 << 62)
 
@@ -124,3 +126,15 @@ class Progress:
         self.inflight_bytes = 0
         self.paused = False
         self._stall_mark = None
+
+
+def releasable(log: LogView, matches: Sequence[Index], hold_bytes_max: int) -> Index:
+    """Return up to where no voter needs the log any more: what all of `matches` have.
+
+    `matches` holds the leader's own, which is committed, first. For a voter that lags, not more
+    than `hold_bytes_max` is held.
+    """
+    own, limit = matches[0], min(matches)
+    if log.bytes <= hold_bytes_max:
+        return limit
+    return max(limit, log.end_with_bytes_behind(own, hold_bytes_max))

@@ -127,6 +127,8 @@ class CoreConfig:
     window_bytes_max: int = 8 << 20
     window_messages_max: int = 64
     uncommitted_bytes_max: int = 64 << 20
+    hold_bytes_max: int = 256 << 20
+    """For a voter that lags, the leader keeps all logs from compacting more than this away."""
 
     def __post_init__(self) -> None:
         """Refuse configurations in which the timers contradict each other."""

@@ -66,7 +66,9 @@ def test_ctrl_c_ends_the_demo_its_cluster_and_says_where_the_data_is(
     data = desk / "data"
     command = [*RAFTDECK, "demo", "--seconds", "60", "-n", "3", "--data", str(data)]
     command += ["--input", str(small_input(tmp_path))]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as demo:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as demo:
         assert demo.stderr is not None
         lines = []
         for line in demo.stderr:
