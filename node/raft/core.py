@@ -18,9 +18,6 @@ leaders. Elections use PreVote (thesis §9.6), leader stickiness and CheckQuorum
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from node.raft.election import (
     election_timeout_ns,
     forget_delay_ns,
@@ -562,7 +559,7 @@ class Core:
     # ---- small parts ---------------------------------------------------------------------
 
     def _dispatch(self, message: Message, now: int) -> None:
-        _HANDLERS[type(message)](self, message, now)
+        getattr(self, _HANDLERS[type(message)])(message, now)
 
     def _hard_state(self) -> HardState:
         return HardState(self.term, self.vote)
@@ -589,12 +586,12 @@ class Core:
         self._election_at = now + election_timeout_ns(self.config, self._draws)
 
 
-_HANDLERS: dict[type[Message], Callable[[Core, Any, int], None]] = {  # PreVote: see `step`
-    Append: Core._on_append,
-    AppendReply: Core._on_append_reply,
-    Heartbeat: Core._on_heartbeat,
-    HeartbeatReply: Core._on_heartbeat_reply,
-    PreVoteReply: Core._on_pre_vote_reply,
-    Vote: Core._on_vote,
-    VoteReply: Core._on_vote_reply,
+_HANDLERS: dict[type[Message], str] = {  # by name: a subclass may override; PreVote: see `step`
+    Append: "_on_append",
+    AppendReply: "_on_append_reply",
+    Heartbeat: "_on_heartbeat",
+    HeartbeatReply: "_on_heartbeat_reply",
+    PreVoteReply: "_on_pre_vote_reply",
+    Vote: "_on_vote",
+    VoteReply: "_on_vote_reply",
 }

@@ -97,7 +97,12 @@ def start_and_await_both_sides(desk: Path) -> subprocess.Popen[str]:
     """Start the verb; return when its bare pipe runs, which is started last."""
     command = [*RAFTDECK, "bench", "replication", "--nodes", "3", "--data", str(desk / "data")]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"TMPDIR": str(desk)},  # where the bare pipe's sockets are
     )
     deadline = time.monotonic() + 60
     pause = threading.Event()
@@ -121,6 +126,7 @@ def test_an_interrupted_bench_cleans_up(desk: Path, number: signal.Signals) -> N
     assert "Traceback" not in errors
     assert not none_left(desk)
     assert not list((desk / "data").iterdir())
+    assert not list(desk.glob("bare-*"))
 
 
 @pytest.mark.timeout(120)

@@ -249,3 +249,10 @@ def test_a_disk_that_lies_about_datasync_is_caught_losing_data() -> None:
         except LostError:
             caught += 1
     assert caught >= 15, f"the model noticed a lying disk in {caught} of 20 runs only"
+
+
+@pytest.mark.long("wal-crash")
+@pytest.mark.parametrize("part", range(20))
+def test_a_log_holds_what_it_acknowledged_in_many_more_lives(part: int) -> None:
+    for seed in range(100_000 + part * 500, 100_000 + (part + 1) * 500):
+        run(seed)
