@@ -73,7 +73,8 @@ def main(
     except StartError as error:
         return _fail(error.exit_code, str(error))
     except WalError as error:
-        return _fail(_EXITS.get(type(error), NodeExit.POISONED_LOG), str(error))
+        codes = [code for kind, code in _EXITS.items() if isinstance(error, kind)]
+        return _fail(codes[0] if codes else NodeExit.POISONED_LOG, str(error))
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         code = NodeExit.DATA_DIR_UNUSABLE if full else NodeExit.POISONED_LOG
@@ -92,7 +93,8 @@ def run(config: NodeConfig, parsed: argparse.Namespace, filesystem: Filesystem) 
             incarnation = _next_incarnation(config.data_dir)
         start = Start(incarnation, parsed.lifeline_fd, parsed.parent_pid, filesystem)
         _report_recovery(recovered)
-        process = NodeProcess(config, start, (log, recovered), wake)
+        with _starting(config):
+            process = NodeProcess(config, start, (log, recovered), wake)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: process.request_stop())
         gc.collect()

@@ -110,34 +110,28 @@ class NodeProcess:
         log, recovered = opened
         self._recovered = recovered
         self._store = WalStore(log, recovered, wake)
+        self._retry_at = 0
         self._context: zmq.Context[Any] = zmq.Context()
         self._lanes: dict[Lane, Socket] = {}
-        try:
+        with contextlib.ExitStack() as opening:  # what fails half-way leaves nothing open
+            opening.callback(self._context.term)
             for lane in LANES:
                 self._lanes[lane] = self._bind(lane)
-            self._transport = self._connect_peers()
-        except BaseException:
-            self._close_lanes()
-            raise
-        self._clients = ClientLane(self._lanes["client"], config.cluster_id_bytes)
-        self._admin = AdminLane(self._lanes["admin"], {"status": self._status, "stop": self._stop})
-        directory = str(config.data_dir / SNAPSHOT_DIRECTORY)
-        start.filesystem.mkdirs(directory)
-        self._snapshot_thread = OperationThread(SegmentIO(start.filesystem, directory))
-        snapshots = SnapshotStore(
-            start.filesystem,
-            directory,
-            LogIdentity(config.cluster_id_bytes, config.node),
-            self._snapshot_thread,
-            wake,
-        )
-        self._node = assemble(
-            _member(config),
-            stored_groups(recovered),
-            Ports(self._clock, self._transport, self._store, self._clients, snapshots),
-        )
-        self._retry_at = 0
-        self._poller = self._make_poller()
+                opening.callback(self._unbind, lane)
+            self._transport = self._make_transport()
+            opening.callback(self._transport.close)
+            self._connect_peers()
+            self._clients = ClientLane(self._lanes["client"], config.cluster_id_bytes)
+            verbs = {"status": self._status, "stop": self._stop}
+            self._admin = AdminLane(self._lanes["admin"], verbs)
+            snapshots = self._open_snapshots(opening)
+            self._node = assemble(
+                _member(config),
+                stored_groups(recovered),
+                Ports(self._clock, self._transport, self._store, self._clients, snapshots),
+            )
+            self._poller = self._make_poller()
+            self._open = opening.pop_all()
 
     def request_stop(self) -> None:
         """Ask for a clean stop; safe in a signal handler."""
@@ -164,21 +158,12 @@ class NodeProcess:
 
     def close(self) -> None:
         """Close every socket and remove the lanes' files; the log stays the caller's."""
-        self._snapshot_thread.close()
-        self._transport.close()
-        self._close_lanes()
+        self._open.close()
 
     def log_failure(self) -> Exception | None:
         """Return what the log failed with, also if it was while it was being closed."""
         self._store.completions()
         return self._store.failure
-
-    def _close_lanes(self) -> None:
-        for lane, socket in self._lanes.items():
-            socket.close(_STOP_REPLY_MS if lane == "admin" else 0)
-            with contextlib.suppress(OSError):  # gone already, or left: the next bind replaces it
-                lane_path(self._config.run_dir, self._config.node, lane).unlink()
-        self._context.term()
 
     # ---- the loop --------------------------------------------------------------------------
 
@@ -220,24 +205,39 @@ class NodeProcess:
                 f"{path}: cannot bind the {lane} lane ({error.strerror}); check the run directory",
             ) from None
 
-    def _connect_peers(self) -> PeerTransport:
+    def _unbind(self, lane: Lane) -> None:
+        self._lanes[lane].close(_STOP_REPLY_MS if lane == "admin" else 0)
+        with contextlib.suppress(OSError):  # gone already, or left: the next bind replaces it
+            lane_path(self._config.run_dir, self._config.node, lane).unlink()
+
+    def _make_transport(self) -> PeerTransport:
         config = self._config
         me = Sender(config.cluster_id_bytes, NodeId(config.node), self._start.incarnation)
         routers = {"control": self._lanes["control"], "data": self._lanes["data"]}
-        peers = PeerTransport(self._context, me, routers)
+        return PeerTransport(self._context, me, routers)
+
+    def _connect_peers(self) -> None:
+        config = self._config
         try:
             for voter in config.voters:
                 if voter != config.node:
                     control = config.endpoint("control", voter)
-                    peers.connect(NodeId(voter), control, config.endpoint("data", voter))
+                    self._transport.connect(NodeId(voter), control, config.endpoint("data", voter))
         except zmq.ZMQError as error:
-            peers.close()
             raise StartError(
                 NodeExit.DATA_DIR_UNUSABLE,
                 f"{config.run_dir}: cannot connect to a peer's socket there ({error.strerror});"
                 " check the run directory",
             ) from None
-        return peers
+
+    def _open_snapshots(self, opening: contextlib.ExitStack) -> SnapshotStore:
+        config, filesystem = self._config, self._start.filesystem
+        directory = str(config.data_dir / SNAPSHOT_DIRECTORY)
+        filesystem.mkdirs(directory)
+        thread = OperationThread(SegmentIO(filesystem, directory))
+        opening.callback(thread.close)
+        identity = LogIdentity(config.cluster_id_bytes, config.node)
+        return SnapshotStore(filesystem, directory, identity, thread, self._wake)
 
     # ---- admin verbs -----------------------------------------------------------------------
 

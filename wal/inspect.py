@@ -7,10 +7,9 @@ damage) · 1 damaged · 2 usage, no log there, or not readable · 4 written by a
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from typing import Any, Final
 
@@ -28,6 +27,8 @@ from wal.frame import Kind
 from wal.recovery import GroupLog, Recovered
 from wal.sealed import read_sealed
 from wal.segment import (
+    LOCK_NAME,
+    SEALED_NAME,
     number_of_position,
     offset_of_position,
     position_at,
@@ -35,7 +36,7 @@ from wal.segment import (
     segment_number,
     spare_number,
 )
-from wal.survey import Sight, Snapshot, log_directory, recovered, walk
+from wal.survey import Sight, Snapshot, recovered, walk
 
 __all__ = ["wal_commands"]
 
@@ -43,6 +44,7 @@ EXIT_DAMAGED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_NEWER: Final = 4
 
+_MARKS: Final = frozenset({LOCK_NAME, SEALED_NAME})
 _PLACE: Final = re.compile(r"(\d+)(?:\.wal)?(?::(\d+))?")
 
 
@@ -56,15 +58,14 @@ class _LogDirectory(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the log's directory."""
-        directory = log_directory(value)
-        if directory is None:
-            self.fail(f"{value}: no such directory", param, ctx)
+        fs = OsFilesystem()
+        inner = f"{value}/wal"
+        directory = inner if fs.exists(inner) else str(value)
         try:
-            names = os.listdir(directory)
+            names = fs.listdir(directory)
         except OSError as error:
             self.fail(f"{directory}: {error.strerror}", param, ctx)
-        known = {"LOCK", "SEALED"}
-        if not any(segment_number(name) or spare_number(name) or name in known for name in names):
+        if not any(segment_number(name) or spare_number(name) or name in _MARKS for name in names):
             self.fail(f"{directory}: no log here; name a node's data directory", param, ctx)
         return directory
 
@@ -241,11 +242,12 @@ def stat(directory: str, *, as_json: bool) -> None:
     fs = OsFilesystem()
     with _told():
         found = recovered(fs, directory)
-        sizes = {
-            name: os.path.getsize(os.path.join(directory, name)) for name in fs.listdir(directory)
-        }
-    spares = [size for name, size in sizes.items() if spare_number(name) is not None]
-    segments = [size for name, size in sizes.items() if segment_number(name) is not None]
+        segments, spares = [], []
+        for name in fs.listdir(directory):
+            if segment_number(name) is not None:
+                segments.append(_size(fs, f"{directory}/{name}"))
+            elif spare_number(name) is not None:
+                spares.append(_size(fs, f"{directory}/{name}"))
     identity = found.identity
     document = _intact_document(found) | {
         "schema": "raftdeck.wal.stat/1",
@@ -258,6 +260,15 @@ def stat(directory: str, *, as_json: bool) -> None:
         "groups": [_group_document(number, log) for number, log in sorted(found.groups.items())],
     }
     _print(document, as_json, _stat_lines)
+
+
+def _size(fs: OsFilesystem, path: str) -> int:
+    try:
+        file = fs.open_read(path)
+    except FileNotFoundError:
+        return 0  # given back or used again meanwhile
+    with closing(file):
+        return file.size()
 
 
 def _group_document(number: int, log: GroupLog) -> Document:

@@ -11,7 +11,6 @@ mistaken for one that is damaged.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -200,9 +199,3 @@ def _header_at(file: ReadFile, offset: int) -> tuple[RecordHeader | None, int | 
         return RecordHeader.unpack(head[PREFIX_BYTES:]), prefix.sequence
     except FrameError:
         return None, None
-
-
-def log_directory(path: str) -> str | None:
-    """Return the log's directory: `path` itself, or `wal` in it; None if there is no log."""
-    inner = os.path.join(path, "wal")
-    return inner if os.path.isdir(inner) else path if os.path.isdir(path) else None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from cluster.client import Client
 from cluster.client_types import KeyValue, RangeResult
 from cluster.demo.collect import NodeTotals
 from cluster.demo.report import Report
@@ -71,7 +73,7 @@ ACKED = Acknowledged({item.key: digest(item.value) for item in GOOD}, {b"maybe":
 
 def findings_for(state: list[KeyValue]) -> Findings:
     client = PagedClient({None: GOOD, 1: GOOD, 2: state})
-    return verify(client, (1, 2), ACKED, lambda _: None)
+    return verify(cast("Client", client), (1, 2), ACKED, lambda _: None)
 
 
 def test_equal_replicas_with_everything_acknowledged_are_clean() -> None:

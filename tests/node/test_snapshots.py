@@ -49,6 +49,12 @@ def write(store: SnapshotStore, index: int, *chunks: bytes) -> None:
     writer.finish()
 
 
+def read_all(path: Path) -> list[bytes]:
+    loaded = store_in(path)[0].newest(GROUP, NOTHING)
+    assert loaded is not None
+    return list(loaded.chunks)
+
+
 def test_what_was_written_is_read_back_and_older_ones_are_gone(tmp_path: Path) -> None:
     store, _ = store_in(tmp_path)
     write(store, 5, b"old")
@@ -84,11 +90,11 @@ def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
         with pytest.raises((SnapshotError, NewerFormatError)):
-            list(store_in(tmp_path)[0].newest(GROUP, NOTHING).chunks)
+            read_all(tmp_path)
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         with pytest.raises(SnapshotError):
-            list(store_in(tmp_path)[0].newest(GROUP, NOTHING).chunks)
+            read_all(tmp_path)
 
 
 def test_another_nodes_snapshot_is_refused(tmp_path: Path) -> None:

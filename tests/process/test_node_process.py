@@ -571,3 +571,33 @@ def test_a_copied_directory_of_a_dead_node_starts_elsewhere(
     shutil.copytree(filled.config.data_dir, elsewhere)
     again = start(replace(config_for(desk), data_dir=elsewhere)).ready()
     assert get(again, b"key 4") == b"value 4 " * 300
+
+
+# --- snapshots ------------------------------------------------------------------------
+
+
+def test_a_damaged_snapshot_that_the_log_relies_on_is_65_and_named(start: Start) -> None:
+    """Restored, it is good again: the refusal has lost nothing that the log still needs."""
+    hand = start().ready()
+    directory = hand.config.data_dir / "snap"
+    deadline = time.monotonic() + 30
+    value = b""
+    with hand.client() as client:
+        while segment_of(hand).exists():  # released behind the snapshot
+            assert time.monotonic() < deadline
+            value = os.urandom(200_000)
+            assert client.put(b"k", value).code == 0
+    kill(hand)
+    good = {path: path.read_bytes() for path in directory.glob("*.snap")}
+    for path, data in good.items():
+        path.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
+    refused(start(), 65, str(max(good)), "wipe its directory", "restore the file")
+    for path, data in good.items():
+        path.write_bytes(data)
+    assert get(start().ready(), b"k") == value
+
+
+def test_a_snapshot_directory_that_is_none_is_73(start: Start, filled: Hand) -> None:
+    shutil.rmtree(filled.config.data_dir / "snap")
+    (filled.config.data_dir / "snap").write_text("a file")
+    refused(start(), 73, "snap", "check its owner, mode and free space")
