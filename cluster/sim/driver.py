@@ -18,7 +18,7 @@ from cluster.sim.rng import Stream
 from node.snapshots import Done
 from wal import AppendHandle, Job, JobRunner, Record, SegmentIO
 from wal.driver import OnComplete
-from wal.operations import Operation, Sync, SyncDir, Write
+from wal.operations import BARRIERS, Operation, Sync, SyncDir, Write
 
 __all__ = ["DiskTimes", "HeapDriver", "HeapOperations", "StorageObserver"]
 
@@ -197,7 +197,7 @@ class HeapDriver:
         try:
             self._runner.io.perform(operations[self._place])
         except OSError as error:
-            synced = any(isinstance(done, Sync) for done in operations[: self._place + 1])
+            synced = isinstance(operations[self._place], BARRIERS)
             self._finish(self._job, (error, synced))
             return
         if isinstance(operations[self._place], Write):

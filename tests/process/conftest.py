@@ -2,9 +2,12 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.process.hand import Hand, Start, config_for
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +18,17 @@ def desk(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(root / "state"))
     yield root
     shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def start(desk: Path) -> Iterator[Start]:
+    """Start single nodes below the test's desk; what still runs afterwards is killed."""
+    hands: list[Hand] = []
+
+    def make(config=None, module="node", **options) -> Hand:
+        hands.append(Hand(config or config_for(desk), module, options))
+        return hands[-1].start()
+
+    yield make
+    for hand in hands:
+        hand.close()

@@ -6,10 +6,11 @@ import hashlib
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -161,3 +162,47 @@ def wait_for_end(pid: int, pidfd: int, timeout_s: float = STOP_S) -> None:
     """Wait until a process that is not our child is gone."""
     ready, _, _ = select.select([pidfd], [], [], timeout_s)
     assert ready, f"process {pid} is still there"
+
+
+Start = Callable[..., Hand]
+"""The fixture `start`: (configuration, module, entry options) to a started node."""
+
+
+def put(hand: Hand, key: bytes, value: bytes = b"v") -> None:
+    with hand.client() as client:
+        assert client.put(key, value).code == 0
+
+
+def get(hand: Hand, key: bytes) -> bytes | None:
+    with hand.client() as client:
+        item = client.get(key).item
+    return None if item is None else item.value
+
+
+def stop(hand: Hand) -> None:
+    hand.process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]  # it was started
+    assert hand.wait() == 0
+
+
+def kill(hand: Hand) -> None:
+    """End it by SIGKILL, and clear away what such an end leaves behind beside the data."""
+    hand.process.kill()  # type: ignore[union-attr]  # it was started
+    assert hand.wait() == -signal.SIGKILL
+    for name in hand.sockets:
+        (hand.config.run_dir / name).unlink()
+    hand.output.unlink()
+
+
+def refused(hand: Hand, code: int, *parts: str) -> str:
+    """It ends with this code and one line that says what, where and what to do."""
+    assert hand.wait() == code, hand.words()
+    [line] = hand.errors()
+    assert "Traceback" not in "\n".join(hand.words())
+    for part in parts:
+        assert part in line, line
+    assert hand.sockets == []
+    return line
+
+
+def segment_of(hand: Hand) -> Path:
+    return hand.config.wal_dir / "00000001.wal"
