@@ -292,7 +292,7 @@ def test_a_module_that_is_not_installed_is_named(call, monkeypatch):
 def test_wal_is_mounted_from_the_wal_package(call, tmp_path):
     code, _, err = call("wal", "verify", tmp_path / "none")
     assert code == 2
-    assert "no such directory" in err
+    assert "No such file or directory" in err
 
 
 def missing(name):
