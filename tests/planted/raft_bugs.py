@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-import node.raft.core as core_module
+import node.raft.electing as electing_module
+import node.raft.following as following_module
 import node.raft.quorum as quorum_module
 from node.kv.sessions import Session, SessionTable
 from node.ports import Outcome
@@ -86,7 +87,7 @@ def unconditional_truncation() -> AbstractContextManager[object]:
         first = Index(max(message.prev_index, commit) + 1)
         return Accepted(outcome.verified, first if first <= log.last_index else None, new)
 
-    return patch.object(core_module, "judge_append", planted)
+    return patch.object(following_module, "judge_append", planted)
 
 
 def commit_beyond_the_verified_prefix() -> AbstractContextManager[object]:
@@ -158,7 +159,7 @@ def vote_for_an_older_log() -> AbstractContextManager[object]:
     def planted(log: LogView, last_index: Index, last_term: int) -> bool:
         return True
 
-    return patch.object(core_module, "is_up_to_date", planted)
+    return patch.object(electing_module, "is_up_to_date", planted)
 
 
 def votes_compared_by_index() -> AbstractContextManager[object]:
@@ -167,7 +168,7 @@ def votes_compared_by_index() -> AbstractContextManager[object]:
     def planted(log: LogView, last_index: Index, last_term: int) -> bool:
         return last_index >= log.last_index
 
-    return patch.object(core_module, "is_up_to_date", planted)
+    return patch.object(electing_module, "is_up_to_date", planted)
 
 
 def half_is_a_majority() -> AbstractContextManager[object]:
