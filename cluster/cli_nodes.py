@@ -17,7 +17,9 @@ from cluster.cli_support import (
     verb,
 )
 from cluster.exits import CommandError, Exit
+from cluster.frames import ClusterFrame
 from cluster.selectors import describe_selectors
+from cluster.tables import leaders, leaders_table
 
 __all__ = ["leader", "node"]
 
@@ -74,10 +76,14 @@ def leader() -> None:
 @verb("show", example="raftdeck leader show --group 7 --json")
 @cluster_option
 @click.option("-g", "--group", type=int, default=0, metavar="N", help="Raft group. [0]")
+@click.option("--all", "every", is_flag=True, help="All groups, a line each.")
 @json_option
-def show(cluster: str | None, group: int, as_json: bool) -> None:
-    """Show who leads a group, and in which term."""
+def show(cluster: str | None, group: int, every: bool, as_json: bool) -> None:
+    """Show who leads a group, and in which term; with --all, of every group."""
     frame = attach(cluster).frame()
+    if every:
+        _show_all(frame, as_json)
+        return
     if not 0 <= group < frame.groups:
         raise CommandError(Exit.USAGE, f"no group {group}; there are 0 to {frame.groups - 1}")
     found = frame.leader(group)
@@ -94,6 +100,23 @@ def show(cluster: str | None, group: int, as_json: bool) -> None:
     else:
         click.echo(f"n{found}")
         note(f"term {state.term}, commit {state.commit}")
+
+
+def _show_all(frame: ClusterFrame, as_json: bool) -> None:
+    """Print who leads each group; NO_QUORUM, after all was printed, if some have no leader."""
+    led = [frame.leader(group) for group in range(frame.groups)]
+    counts = {f"n{part.node}": led.count(part.node) for part in frame.nodes}
+    if as_json:
+        print_json({"schema": "raftdeck.leaders/1", "groups": leaders(frame), "counts": counts})
+    else:
+        click.echo(leaders_table(frame))
+        note("leads: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    if missing := led.count(None):
+        raise CommandError(
+            Exit.NO_QUORUM,
+            f"{missing} of {frame.groups} groups have no leader;"
+            " a group needs most of its nodes: raftdeck status",
+        )
 
 
 leader.add_command(show)

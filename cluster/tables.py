@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from cluster.frames import ClusterFrame, NodeFrame, ProcessState
 from node.metrics import GroupSnapshot
 
-__all__ = ["UNKNOWN", "aligned", "headline", "status_table"]
+__all__ = ["UNKNOWN", "aligned", "headline", "leaders", "leaders_table", "status_table"]
 
 UNKNOWN: Final = "–"
 
@@ -66,6 +66,41 @@ def status_table(frame: ClusterFrame, group: int = 0) -> str:
     leading = None if leader is None else frame.node(leader).group(group)
     rows = [_row(part, part.group(group), leading) for part in frame.nodes]
     return aligned(_COLUMNS, rows, _NUMBERS)
+
+
+def leaders(frame: ClusterFrame) -> list[dict[str, Any]]:
+    """Return, for each group, who leads it: as its leader says itself; None is unknown."""
+    rows: list[dict[str, Any]] = []
+    for group in range(frame.groups):
+        leader = frame.leader(group)
+        state = None if leader is None else frame.node(leader).group(group)
+        rows.append(
+            {
+                "group": group,
+                "leader": leader,
+                "term": None if state is None else state.term,
+                "commit": None if state is None else state.commit,
+                "resting": None if state is None else state.resting,
+            }
+        )
+    return rows
+
+
+def leaders_table(frame: ClusterFrame) -> str:
+    """Return the same as a table."""
+    states = {None: UNKNOWN, True: "resting", False: "active"}
+    rows = [
+        [
+            str(row["group"]),
+            UNKNOWN if row["leader"] is None else f"n{row['leader']}",
+            _whole(row["term"]),
+            _whole(row["commit"]),
+            states[row["resting"]],
+        ]
+        for row in leaders(frame)
+    ]
+    columns = ("GROUP", "LEADER", "TERM", "COMMIT", "STATE")
+    return aligned(columns, rows, frozenset({"GROUP", "TERM", "COMMIT"}))
 
 
 def _row(part: NodeFrame, state: GroupSnapshot | None, leading: GroupSnapshot | None) -> list[str]:

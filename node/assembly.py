@@ -12,7 +12,7 @@ from node.multiraft import MultiRaft
 from node.ports import Clock, LogStore, ReplySink, StoredGroup, Transport
 from node.raft.core import Core
 from node.raft.log_view import LogView
-from node.raft.types import CoreConfig, GroupId, HardState, Index, LogStart, NodeId
+from node.raft.types import NO_NODE, CoreConfig, GroupId, HardState, Index, LogStart, NodeId
 from node.runtime import GroupRuntime
 from node.snapshots import SnapshotError, SnapshotStore
 
@@ -35,12 +35,20 @@ class Member:
     compaction: CompactionPolicy = field(default_factory=CompactionPolicy)
 
     def core_config(self, group: GroupId) -> CoreConfig:
-        """Return the configuration of one group's core."""
+        """Return the configuration of one group's core.
+
+        Of several groups each prefers another node, by turns: that spreads the leaders.
+        """
+        voters = sorted(self.voters)
+        ranks = len(voters) if self.groups > 1 else 1
         return CoreConfig(
             group=group,
             node=self.node,
             voters=self.voters,
             seed=self.seed + group,
+            rank=(voters.index(self.node) - group) % ranks,
+            ranks=ranks,
+            preferred=voters[group % ranks] if ranks > 1 else NO_NODE,
             heartbeat_ns=self.heartbeat_ms * _NS_PER_MS,
             election_ns_min=self.election_ms_min * _NS_PER_MS,
             election_ns_max=self.election_ms_max * _NS_PER_MS,
@@ -62,17 +70,20 @@ class Ports:
 def assemble(member: Member, stored: Mapping[GroupId, StoredGroup], ports: Ports) -> MultiRaft:
     """Build every group from what recovery found; nothing is applied and no message sent yet."""
     now = ports.clock.now_ns()
+    contacts: dict[NodeId, int] = {}
     groups: dict[GroupId, GroupRuntime] = {}
     for number in range(member.groups):
         group = GroupId(number)
         found = stored.get(group, StoredGroup(group, HardState(), LogStart(), ()))
         log = LogView(found.start, found.batches)
-        core = Core(member.core_config(group), found.hard_state, log, noop_builder(group), now)
+        noop = noop_builder(group)
+        config = member.core_config(group)
+        core = Core(config, found.hard_state, log, noop, now, contacts=contacts)
         place, machine = _restored(group, found.start, ports.snapshots)
         groups[group] = GroupRuntime(core, machine, ports.store, ports.replies)
         if place > found.start.index:
             groups[group].restored(place)
-    node = MultiRaft(groups, ports.store, ports.transport, ports.clock)
+    node = MultiRaft(groups, ports.store, ports.transport, ports.clock, contacts)
     if ports.snapshots is not None:
         needs = CompactionPorts(ports.store, ports.snapshots, ports.clock)
         node.compactor = Compactor(node.groups, needs, member.compaction)

@@ -78,9 +78,14 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
     ),
     MetricSpec(
         "election_timeout_effective_ns", "gauge",
-        "Election timeout in force: the configured one, or 10 × p99 loop lag.", "node",
+        "Shortest election timeout in force: as configured, or 10 × p99 loop lag.", "node",
         "election_timeout_ns",
     ),
+    MetricSpec(
+        "loop_stalls_total", "counter", "Turns late, or long, by over half an election timeout.",
+        "node", "stalls",
+    ),
+    MetricSpec("loop_stall_longest_ns", "gauge", "The longest of them.", "node", "stall_longest_ns"),
     MetricSpec("raft_term", "gauge", "Current term.", "group", "term", _GROUP, "etcd_debugging_server_raft_term"),
     MetricSpec("raft_vote_node", "gauge", "Node voted for in this term, 0 = none.", "group", "vote", _GROUP),
     MetricSpec("raft_leader_node", "gauge", "Leader known to the node, 0 = none.", "group", "leader", _GROUP),
@@ -95,6 +100,8 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
     ),
     MetricSpec("raft_durable_index", "gauge", "Last index durable on this node.", "group", "durable", _GROUP),
     MetricSpec("raft_elections_total", "counter", "Elections this node started.", "group", "elections", _GROUP),
+    MetricSpec("raft_resting_bool", "gauge", "1 while the group has nothing to do and rests.", "group", "resting", _GROUP),
+    MetricSpec("raft_shared_stalls_total", "counter", "Stalls of this leader's disk that the others shared.", "group", "shared_stalls", _GROUP),
     MetricSpec("raft_peer_match_index", "gauge", "Last index known durable on the peer (leader only).", "peer", "match", _PEER),
     MetricSpec("raft_peer_next_index", "gauge", "Next index to send to the peer (leader only).", "peer", "next", _PEER),
     MetricSpec("wal_fsyncs_total", "counter", "Data syncs of the log.", "wal", "fsyncs"),
@@ -151,6 +158,8 @@ class GroupSnapshot:
     applied: int
     durable: int
     elections: int
+    resting: bool = False
+    shared_stalls: int = 0
     peers: tuple[PeerSnapshot, ...] = ()
 
 
@@ -211,6 +220,8 @@ class NodeSnapshot:
     traffic: TrafficSnapshot = TrafficSnapshot()
     loop_lag_p99_ns: int = 0
     election_timeout_ns: int = 0
+    stalls: int = 0
+    stall_longest_ns: int = 0
 
     def group(self, group: int) -> GroupSnapshot | None:
         """Return one group's part, or None if the node does not run it."""
@@ -258,7 +269,7 @@ _Part = TypeVar(
 _NESTED: Final = frozenset({"groups", "peers", "wal", "traffic", "lanes"})
 _REQUIRED: Final = {
     NodeSnapshot: {"node", "incarnation", "pid", "uptime_ns"},
-    GroupSnapshot: {spec.name for spec in fields(GroupSnapshot)} - {"peers"},
+    GroupSnapshot: {s.name for s in fields(GroupSnapshot)} - {"peers", "resting", "shared_stalls"},
     PeerSnapshot: {spec.name for spec in fields(PeerSnapshot)},
     WalSnapshot: set(),
     LaneSnapshot: {"lane"},
@@ -368,6 +379,10 @@ class QuantileWindow:
         assert size > 0
         self._ring: deque[int] = deque(maxlen=size)
         self._sorted: list[int] = []
+
+    def __len__(self) -> int:
+        """Return how many values the window holds."""
+        return len(self._ring)
 
     def add(self, value: int) -> None:
         """Add a value; the oldest leaves when the window is full."""

@@ -9,6 +9,9 @@ the messages that waited for it, 3. judge timers (after the inbox: DESIGN §4), 
 gathered writes, 5. take each core's `Ready`, send what may leave now, and give the log **one**
 append for all groups, 6. apply what is committed, 7. work on a snapshot, if one is due.
 
+Only groups that something happens in take part: `_awake`. A group at rest (`node.raft.rest`) costs
+nothing per turn; `pulse` sends the beats and looks after the contacts that it relies on.
+
 Storage requests complete in order. Messages in `send_after_sync` wait for the newest request
 submitted so far, even if they store nothing themselves: an ack of an entry that an earlier
 message brought must not overtake that entry's fsync.
@@ -23,7 +26,8 @@ from dataclasses import dataclass, replace
 from node.compaction import Compactor
 from node.limits import LATE_MESSAGES_MAX, LATE_TURN_NS, QUEUED_BYTES_MAX
 from node.ports import Clock, GroupWrite, LogStore, Transport
-from node.raft.messages import Append, Message
+from node.pulse import Pulse, leads_resting
+from node.raft.messages import Append, Message, NodeBeat
 from node.raft.types import BatchMeta, GroupId, NodeId, PersistToken
 from node.runtime import GroupRuntime
 
@@ -49,9 +53,14 @@ class MultiRaft:
         store: LogStore,
         transport: Transport,
         clock: Clock,
+        contacts: dict[NodeId, int],
     ) -> None:
-        """Take the groups; iteration is by group id, so that every run does the same."""
+        """Take the groups, and the contacts that their cores look at; at first all are awake."""
         self.groups = dict(sorted(groups.items()))
+        self._awake = dict(self.groups)
+        for group in self.groups.values():
+            group.attention = self._awake
+        self.pulse = Pulse(next(iter(self.groups.values())).core.config, contacts)
         self._store = store
         self._transport = transport
         self._clock = clock
@@ -66,35 +75,44 @@ class MultiRaft:
     @property
     def next_deadline(self) -> int:
         """When the next turn is due at the latest (ns)."""
-        return min(group.core.next_deadline for group in self.groups.values())
+        due = self.pulse.next_deadline
+        return min([due, *[group.core.next_deadline for group in self._awake.values()]])
 
     @property
     def has_backlog(self) -> bool:
         """Whether a turn is due at once: committed batches, or a snapshot, wait to be worked on."""
         if self.compactor is not None and self.compactor.busy:
             return True
-        return any(group.has_backlog for group in self.groups.values())
+        return any(group.has_backlog for group in self._awake.values())
 
     def peer_lost(self, peer: NodeId, now: int, jitter_ns: int) -> None:
         """Take the news that a peer's process is dead: its followers forget it as a leader."""
-        for group in self.groups.values():
+        for number, group in self.groups.items():
             if group.core.leader == peer:
                 group.core.forget_leader(now, jitter_ns)
+                self._awake[number] = group
 
     def turn(self, now: int, messages: Sequence[Message], apply_ns: int) -> None:
         """Run one turn; `apply_ns` bounds the time spent applying (see module text)."""
-        self._forgive_lateness(now)
+        lateness = self._lateness(now)
+        self._forgive(lateness, now)
         self._step(messages, now)
         self._take_completions(now)
-        for group in self.groups.values():
-            group.core.tick(now)
+        self._judge_rest(lateness, now)
+        for group in self._awake.values():
+            core = group.core
+            core.tick(now)
+            if core.resting and group.needs_core:
+                core.wake(now)
             group.propose_gathered(now)
             group.fail_lost()
         self._hand_out(now)
         self._apply(apply_ns)
         if self.compactor is not None:
             self.compactor.step(now, apply_ns)
-        self._last_turn_ns = now
+        for number in self.pulse.settle(self._awake, now):
+            del self._awake[number]
+        self._end_turn(lateness, now)
 
     def _step(self, messages: Sequence[Message], now: int) -> None:
         """Hand messages to their groups, but no more batches than the log can take.
@@ -103,36 +121,73 @@ class MultiRaft:
         """
         full = self._store.queued_bytes > QUEUED_BYTES_MAX
         for message in messages:
+            if self.pulse.heard(message.sender, now):
+                self._peer_returned(now)
+            if type(message) is NodeBeat:
+                self.pulse.asked(message)
+                continue
             group = self.groups.get(message.group)
             if group is None or (full and isinstance(message, Append) and message.batches):
                 self.dropped += 1
                 continue
             group.core.step(message, now)
+            self._awake[message.group] = group
 
-    def _forgive_lateness(self, now: int) -> None:
-        """Give elections the time back that this node slept: we were late, not the leader."""
+    def _lateness(self, now: int) -> int:
+        """Return how late this turn is (ns)."""
         if self._last_turn_ns is None:
+            return 0
+        return max(0, now - max(self.next_deadline, self._last_turn_ns))
+
+    def _forgive(self, lateness: int, now: int) -> None:
+        """Give elections the time back that this node slept: we were late, not the leader."""
+        if lateness <= LATE_TURN_NS:
             return
-        for group in self.groups.values():
+        assert self._last_turn_ns is not None
+        for group in self._awake.values():
             due = max(group.core.next_deadline, self._last_turn_ns)
             if now - due > LATE_TURN_NS:
                 group.core.extend_election_timer(now, now - due)
+        self.pulse.forgive(lateness, now)
+
+    def _peer_returned(self, now: int) -> None:
+        """Wake what we lead: a peer that was silent may have missed anything."""
+        for number, group in self.pulse.resting.items():
+            if leads_resting(group):
+                group.core.wake(now)
+                self._awake[number] = group
+
+    def _judge_rest(self, lateness: int, now: int) -> None:
+        for group in self.pulse.judge(now):
+            self._awake[group.core.config.group] = group
+            if lateness > LATE_TURN_NS:
+                group.core.extend_election_timer(now, lateness)
+
+    def _end_turn(self, lateness: int, now: int) -> None:
+        """Measure the loop; what a message may have waited for is its lag."""
+        self._last_turn_ns = now
+        timeouts = self.pulse.turned(max(lateness, self._clock.now_ns() - now), now)
+        if timeouts is not None:
+            for group in self.groups.values():
+                group.core.timeouts = timeouts
 
     def _take_completions(self, now: int) -> None:
         for done in self._store.completions():
             stored = self._in_flight.popleft()
             assert stored.number == done.number, "storage requests complete in order"
-            for group, token in stored.tokens:
-                self.groups[group].core.persisted(token, now)
+            for number, token in stored.tokens:
+                group = self.groups[number]
+                group.core.persisted(token, now)
+                self._awake[number] = group
             if stored.messages:
                 self._transport.send(stored.messages)
 
     def _hand_out(self, now: int) -> None:
         """Store first (it only queues, and makes the new batches readable), then send."""
-        leaving: list[Message] = []
+        leaving: list[Message] = [*self.pulse.beats(now)]
         later: list[Message] = []
         writes: list[GroupWrite] = []
-        for group_id, group in self.groups.items():
+        for group_id, group in self._awake.items():
             if not group.core.has_ready():
                 continue
             ready = group.core.ready(now)
@@ -182,7 +237,7 @@ class MultiRaft:
         The next slice begins behind the group that ended this one.
         """
         stop_at = self._clock.now_ns() + apply_ns
-        waiting = [item for item in self.groups.items() if item[1].has_backlog]
+        waiting = [item for item in self._awake.items() if item[1].has_backlog]
         last = self._applied_last
         busy = deque(sorted(waiting, key=lambda item: (item[0] <= last, item[0])))
         while busy:

@@ -1,7 +1,7 @@
 """The main thread of a node process: sockets, the poll loop, turns, and a clean stop.
 
-One `zmq.Poller` waits for the four lanes, the peers' monitors, the WAL thread's wake-up and the
-lifeline. After any wake-up every inbox is drained before a timer is judged.
+One `Waiter` waits for the four lanes, the peers' monitors, the WAL thread's wake-up and the
+lifeline. After any wake-up every inbox that has something is drained before a timer is judged.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from node.limits import (
     FORGET_JITTER_NS,
     PEER_FRAME_BYTES_MAX,
 )
-from node.metrics import QuantileWindow
 from node.raft.types import NodeId
 from node.snapshots import OperationThread, SnapshotStore
 from node.status import StatusSource, snapshot
 from node.store import WalStore, stored_groups
-from node.transport import PeerTransport, bind_router
+from node.transport import PEER_LANES, PeerTransport, bind_router
+from node.waiter import Waiter
 from wal import Filesystem, Log, LogIdentity, Recovered, SegmentIO
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ __all__ = ["MonotonicClock", "NodeProcess", "Wake"]
 
 _NS_PER_MS: Final = 1_000_000
 SNAPSHOT_DIRECTORY: Final = "snap"
-_POLL_MS_MAX: Final = 1_000
+_WAIT_S_MAX: Final = 1.0
+_LANE_NAMES: Final = frozenset(LANES)
 _STOP_REPLY_MS: Final = 100
 """How long the answer to `stop` may take to leave."""
 
@@ -106,7 +107,6 @@ class NodeProcess:
         self._started_ns = self._clock.now_ns()
         self._wake = wake
         self._stopping = False
-        self._lag = QuantileWindow()
         log, recovered = opened
         self._recovered = recovered
         self._store = WalStore(log, recovered, wake)
@@ -130,7 +130,8 @@ class NodeProcess:
                 stored_groups(recovered),
                 Ports(self._clock, self._transport, self._store, self._clients, snapshots),
             )
-            self._poller = self._make_poller()
+            self._waiter = self._make_waiter()
+            opening.callback(self._waiter.close)
             self._open = opening.pop_all()
 
     def request_stop(self) -> None:
@@ -141,14 +142,18 @@ class NodeProcess:
     def run(self) -> NodeExit:
         """Run turns until a stop is asked for or the log fails; return the exit code."""
         while not self._stopping:
-            due = self._node.next_deadline
-            self._poll(due)
+            ready = self._wait()
             now = self._clock.now_ns()
-            self._lag.add(max(0, now - due))
-            messages = self._transport.receive()
-            self._clients.receive(self._node)
-            self._admin.handle_ready()
+            messages = self._transport.receive(ready & PEER_LANES)
+            replied = self._clients.frames_out
+            if "client" in ready:
+                self._clients.receive(self._node)
+            if "admin" in ready:
+                self._admin.handle_ready()
             self._node.turn(self._clock.now_ns(), messages, APPLY_SLICE_NS)
+            self._waiter.touched(ready & _LANE_NAMES)
+            if self._clients.frames_out != replied:
+                self._waiter.touched(("client",))
             if self._store.failure is not None:
                 raise self._store.failure
             if self._store.disk_full and now >= self._retry_at:
@@ -167,31 +172,36 @@ class NodeProcess:
 
     # ---- the loop --------------------------------------------------------------------------
 
-    def _poll(self, due: int) -> None:
-        """Wait until something arrives or `due`; read monitors, wake-ups and the lifeline."""
-        timeout_ms = 0
-        if not self._node.has_backlog:
-            wait = due - self._clock.now_ns()
-            timeout_ms = min(_POLL_MS_MAX, max(0, -(-wait // _NS_PER_MS)))
-        for source, _ in self._poller.poll(timeout_ms):
-            if source == self._wake.fd:
-                self._wake.drain()
-            elif source == self._start.lifeline_fd:
-                # Nobody writes to the lifeline: readable means end of file.
-                self._stopping = True
-            elif source in self._transport.monitors:
-                peer = self._transport.lost_peer(source)
-                if peer is not None:
-                    self._node.peer_lost(peer, self._clock.now_ns(), FORGET_JITTER_NS)
+    def _wait(self) -> set[str]:
+        """Wait until something arrives or is due; return which lanes may have something.
 
-    def _make_poller(self) -> zmq.Poller:
-        poller = zmq.Poller()
-        for socket in (*self._lanes.values(), *self._transport.monitors):
-            poller.register(socket, zmq.POLLIN)
-        poller.register(self._wake.fd, zmq.POLLIN)
+        Monitors, wake-ups and the lifeline are read here.
+        """
+        timeout_s = 0.0
+        if not self._node.has_backlog:
+            left = self._node.next_deadline - self._clock.now_ns()
+            timeout_s = min(_WAIT_S_MAX, max(0.0, left / 1e9))
+        ready = self._waiter.wait(timeout_s)
+        if "wake" in ready:
+            self._wake.drain()
+        if "lifeline" in ready:
+            # Nobody writes to the lifeline: readable means end of file.
+            self._stopping = True
+        for monitor, peer in self._transport.monitors.items():
+            if _monitor_name(peer) in ready and self._transport.lost_peer(monitor) is not None:
+                self._node.peer_lost(peer, self._clock.now_ns(), FORGET_JITTER_NS)
+        return ready
+
+    def _make_waiter(self) -> Waiter:
+        waiter = Waiter()
+        for lane, socket in self._lanes.items():
+            waiter.add_socket(lane, socket)
+        for monitor, peer in self._transport.monitors.items():
+            waiter.add_socket(_monitor_name(peer), monitor)
+        waiter.add_file("wake", self._wake.fd)
         if self._start.lifeline_fd is not None:
-            poller.register(self._start.lifeline_fd, zmq.POLLIN)
-        return poller
+            waiter.add_file("lifeline", self._start.lifeline_fd)
+        return waiter
 
     def _bind(self, lane: Lane) -> Socket:
         path = lane_path(self._config.run_dir, self._config.node, lane)
@@ -246,7 +256,6 @@ class NodeProcess:
             config=self._config,
             incarnation=self._start.incarnation,
             uptime_ns=self._clock.now_ns() - self._started_ns,
-            loop_lag_p99_ns=self._lag.quantile(0.99),
             recovered=self._recovered,
         )
         lanes = (self._transport, self._clients, self._admin)
@@ -255,6 +264,10 @@ class NodeProcess:
     def _stop(self, _: object) -> str:
         self._stopping = True
         return "stopping"
+
+
+def _monitor_name(peer: NodeId) -> str:
+    return f"monitor {peer}"
 
 
 def _member(config: NodeConfig) -> Member:

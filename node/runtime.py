@@ -29,7 +29,7 @@ from node.limits import (
 )
 from node.ports import LogStore, Outcome, ReplySink, StateMachine
 from node.raft.core import Core
-from node.raft.types import Index, ReadContext, ReadGrant, Role, Term
+from node.raft.types import GroupId, Index, ReadContext, ReadGrant, Role, Term
 
 __all__ = ["GroupRuntime"]
 
@@ -68,6 +68,8 @@ class GroupRuntime:
         """`bytes_applied` when the newest snapshot was begun."""
         self.snapshot_index = core.log.start.index
         """Index of the newest durable snapshot."""
+        self.attention: dict[GroupId, GroupRuntime] = {}
+        """Where the group puts itself when a client wants something: it takes part in the turn."""
         self._store = store
         self._replies = replies
         self._group = core.config.group
@@ -95,6 +97,7 @@ class GroupRuntime:
         if status is not None:
             self._refuse(request.client, request.request_id, status)
             return
+        self.attention[self._group] = self
         self._gathered.append(request)
         self._gathered_bytes += len(request.lengths) + len(request.entries)
 
@@ -109,6 +112,7 @@ class GroupRuntime:
         if len(self._reads) + len(self._granted) >= READS_PENDING_MAX:
             self._refuse(request.client, request.request_id, Status.BUSY)
             return
+        self.attention[self._group] = self
         if request.local:
             self._granted.append((self.applied, request))
             return
@@ -201,6 +205,11 @@ class GroupRuntime:
         if waiting is not None:
             assert waiting.term == batch.meta.term, "fail_lost has answered for what is not ours"
             self._answer_batch(waiting, outcomes)
+
+    @property
+    def needs_core(self) -> bool:
+        """Whether clients want something that a resting group cannot do."""
+        return bool(self._gathered or self._reads)
 
     @property
     def has_backlog(self) -> bool:

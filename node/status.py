@@ -32,7 +32,6 @@ class StatusSource:
     config: NodeConfig
     incarnation: int
     uptime_ns: int
-    loop_lag_p99_ns: int
     recovered: Recovered
 
 
@@ -51,8 +50,10 @@ def snapshot(
         groups=tuple(_group(group) for group in node.groups.values()),
         wal=_wal(store, source.recovered),
         traffic=_traffic(node, *lanes),
-        loop_lag_p99_ns=source.loop_lag_p99_ns,
-        election_timeout_ns=source.config.election_ms_max * 1_000_000,
+        loop_lag_p99_ns=node.pulse.stalls.lag_p99_ns,
+        election_timeout_ns=node.pulse.timeouts.low,
+        stalls=node.pulse.stalls.count,
+        stall_longest_ns=node.pulse.stalls.longest_ns,
     )
 
 
@@ -73,6 +74,8 @@ def _group(group: GroupRuntime) -> GroupSnapshot:
         applied=group.applied,
         durable=core.durable_index,
         elections=core.elections_started,
+        resting=core.resting,
+        shared_stalls=core.shared_stalls,
         peers=peers,
     )
 

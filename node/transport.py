@@ -12,9 +12,9 @@ DISCONNECTED: over ipc the kernel closes a dead process's sockets at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -29,17 +29,19 @@ from node.limits import (
 )
 from node.raft.messages import Append, Message
 from node.raft.types import Buffer, NodeId
+from node.waiter import has_message
 
 if TYPE_CHECKING:
     Socket = zmq.Socket[bytes]
 else:
     Socket = zmq.Socket
 
-__all__ = ["PeerTransport", "TransportCounters", "bind_router"]
+__all__ = ["PEER_LANES", "PeerTransport", "TransportCounters", "bind_router"]
 
 _COPY_BELOW = 64 << 10
 """Parts below this are copied into ZeroMQ's own memory: cheaper than tracking a Python buffer."""
 _RECONNECT_MS = 10
+PEER_LANES: Final = frozenset({"control", "data"})
 
 
 @dataclass(slots=True)
@@ -123,21 +125,23 @@ class PeerTransport:
                 counters.control_frames_out += size > 0
                 counters.control_bytes_out += size
 
-    def receive(self) -> list[Message]:
-        """Drain both lanes, control first, each within its bounds of frames and bytes."""
+    def receive(self, lanes: Collection[str] = PEER_LANES) -> list[Message]:
+        """Drain the lanes named, control first, each within its bounds of frames and bytes."""
         messages: list[Message] = []
-        self._receive_control(messages)
-        self._receive_data(messages)
+        if "control" in lanes:
+            self._receive_control(messages)
+        if "data" in lanes:
+            self._receive_data(messages)
         return messages
 
     def _receive_control(self, messages: list[Message]) -> None:
         counters = self.counters
         budget = DRAIN_CONTROL_BYTES_MAX
+        socket = self._control_in
         for _ in range(DRAIN_FRAMES_MAX):
-            try:
-                parts: list[Any] = self._control_in.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            if not has_message(socket):
                 return
+            parts: list[Any] = socket.recv_multipart(zmq.NOBLOCK)
             size = sum(len(part) for part in parts)
             counters.control_frames_in += 1
             counters.control_bytes_in += size
@@ -149,11 +153,11 @@ class PeerTransport:
     def _receive_data(self, messages: list[Message]) -> None:
         counters = self.counters
         budget = DRAIN_BYTES_MAX
+        socket = self._data_in
         for _ in range(DRAIN_FRAMES_MAX):
-            try:
-                parts: list[Any] = self._data_in.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            if not has_message(socket):
                 return
+            parts: list[Any] = socket.recv_multipart(zmq.NOBLOCK, copy=False)
             size = sum(len(part) for part in parts)
             counters.data_frames_in += 1
             counters.data_bytes_in += size
@@ -163,12 +167,15 @@ class PeerTransport:
                 return
 
     def lost_peer(self, monitor: Socket) -> NodeId | None:
-        """Read one event of a peer's monitor; return the peer if its connection broke."""
-        try:
-            event = recv_monitor_message(monitor, zmq.NOBLOCK)
-        except zmq.Again:
-            return None
-        return self.monitors[monitor] if event["event"] == zmq.EVENT_DISCONNECTED else None
+        """Read all events of a peer's monitor; return the peer if its connection broke."""
+        lost = None
+        while True:
+            try:
+                event = recv_monitor_message(monitor, zmq.NOBLOCK)
+            except zmq.Again:
+                return lost
+            if event["event"] == zmq.EVENT_DISCONNECTED:
+                lost = self.monitors[monitor]
 
     def close(self) -> None:
         """Close all sending sockets and monitors; unsent messages are dropped."""

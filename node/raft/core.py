@@ -33,10 +33,11 @@ from node.raft.messages import (
     Message,
     PreVote,
     PreVoteReply,
+    TimeoutNow,
     Vote,
     VoteReply,
 )
-from node.raft.state import NEVER
+from node.raft.state import FOREVER, NEVER
 from node.raft.types import (
     NO_INDEX,
     NO_NODE,
@@ -59,7 +60,9 @@ class Core(Electing, Following, Leading):
 
     @property
     def next_deadline(self) -> int:
-        """When `tick` must be called next (ns)."""
+        """When `tick` must be called next (ns); a resting group has no deadline."""
+        if self.resting:
+            return FOREVER
         if self.role is Role.LEADER:
             return min(self._heartbeat_at, self._quorum_check_at)
         return self._election_at
@@ -72,10 +75,10 @@ class Core(Electing, Following, Leading):
 
     def tick(self, now: int) -> None:
         """Act on the timers that are due. Drain the inbox first (DESIGN §4)."""
+        if self.resting:
+            return
         if self.role is Role.LEADER:
-            lost = now >= self._quorum_check_at and not self._check_quorum(now)
-            if not lost and now >= self._heartbeat_at:
-                self._send_heartbeats(now)
+            self._tick_leader(now)
         elif now >= self._election_at:
             if self.role is Role.CANDIDATE and not self._hard_state_is_durable():
                 # Our disk is slow: nobody has been asked yet, so there is nothing to start over.
@@ -92,7 +95,7 @@ class Core(Electing, Following, Leading):
         if self._lateness_forgiven:
             return
         self._lateness_forgiven = True
-        grace = now + min(lateness, self.config.election_ns_min)
+        grace = now + min(lateness, self.timeouts.low)
         self._election_at = max(self._election_at, grace)
         self._quorum_check_at = max(self._quorum_check_at, grace)
 
@@ -106,8 +109,9 @@ class Core(Electing, Following, Leading):
         self.leader = NO_NODE
         self._heard_at = NEVER
         self._draws += 1
-        delay = forget_delay_ns(self.config, self._draws, jitter_ns)
-        self._election_at = min(self._election_at, now + delay)
+        at = now + forget_delay_ns(self.config, self._draws, jitter_ns)
+        self._election_at = at if self.resting else min(self._election_at, at)
+        self.resting = False
 
     def restored(self, index: Index) -> None:
         """Learn at the start that the state up to the batch end `index` came from a snapshot."""
@@ -133,11 +137,15 @@ class Core(Electing, Following, Leading):
             return
         if message.to != config.node or message.group != config.group:
             return
+        if self.resting:
+            self._stir(message, now)
         if isinstance(message, PreVote):
             self._on_pre_vote(message, now)
             return
-        if isinstance(message, Vote) and self._sticky(now):
-            return
+        if isinstance(message, Vote):
+            self._note_campaign(message, now)
+            if self._sticky(now) and not message.transfer:
+                return
         if isinstance(message, PreVoteReply) and message.granted:
             self._on_pre_vote_reply(message, now)
             return
@@ -154,6 +162,8 @@ class Core(Electing, Following, Leading):
         if token.epoch == self._epoch and token.last_index > self.durable_index:
             assert self.log.term_at(token.last_index) == token.last_term
             self.durable_index = token.last_index
+            while self._unsynced and self._unsynced[0][0] <= token.last_index:
+                self._unsynced.popleft()
         if self.role is Role.LEADER:
             self._advance_commit()
         elif self.role is Role.CANDIDATE and self._hard_state_is_durable():
@@ -165,7 +175,8 @@ class Core(Electing, Following, Leading):
         """Tell whether `ready()` would carry anything to do."""
         stores = self._hard_dirty or self._append or self._truncate_from is not None
         sends = self._send_now or self._send_after_sync or self._grants
-        return bool(stores or sends or self.role is Role.LEADER)
+        leads = self.role is Role.LEADER and not self.resting
+        return bool(stores or sends or leads)
 
     def ready(self, now: int) -> Ready:
         """Take what there is to do; see `types.Ready` for the caller's duties."""
@@ -173,6 +184,8 @@ class Core(Electing, Following, Leading):
             self._start_read_round(now)
             for peer in self._peers:
                 self._replicate_to(peer)
+            if self._append:
+                self._unsynced.append((self.log.last_index, now))
         hard_state = self._hard_state() if self._hard_dirty else None
         stores = hard_state is not None or self._append or self._truncate_from is not None
         ready = Ready(
@@ -205,6 +218,7 @@ _HANDLERS: dict[type[Message], str] = {  # by name: a subclass may override; Pre
     Heartbeat: "_on_heartbeat",
     HeartbeatReply: "_on_heartbeat_reply",
     PreVoteReply: "_on_pre_vote_reply",
+    TimeoutNow: "_on_timeout_now",
     Vote: "_on_vote",
     VoteReply: "_on_vote_reply",
 }

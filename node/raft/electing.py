@@ -7,15 +7,16 @@ to `send_after_sync`. PreVotes promise nothing and leave at once.
 from __future__ import annotations
 
 from node.raft.election import is_up_to_date, may_grant_vote
-from node.raft.messages import PreVote, PreVoteReply, Vote, VoteReply
+from node.raft.messages import PreVote, PreVoteReply, TimeoutNow, Vote, VoteReply
 from node.raft.quorum import Tally, VoteResult
-from node.raft.state import NEVER, CoreState
+from node.raft.rest import Resting
+from node.raft.state import NEVER
 from node.raft.types import NO_INDEX, NO_NODE, Role, Term
 
 __all__ = ["Electing"]
 
 
-class Electing(CoreState):
+class Electing(Resting):
     """The part of a core that becomes, or chooses, a leader."""
 
     def _start_pre_vote(self, now: int) -> None:
@@ -34,9 +35,12 @@ class Electing(CoreState):
             head = (self.config.group, self.config.node, peer, Term(self.term + 1))
             self._send_now.append(PreVote(*head, log.last_index, log.last_term))
 
-    def _become_candidate(self, now: int) -> None:
+    def _become_candidate(self, now: int, *, transfer: bool = False) -> None:
         """Enter a new term; the own vote counts when it is durable (`persisted`)."""
         self.role = Role.CANDIDATE
+        self.leader = NO_NODE
+        self._heard_at = NEVER
+        self.resting = False
         self.term = Term(self.term + 1)
         self.vote = self.config.node
         self._hard_dirty = True
@@ -45,7 +49,8 @@ class Electing(CoreState):
         self._tally = Tally(self.config.voters)
         log = self.log
         for peer in self._peers:
-            self._send_after_sync.append(Vote(*self._head(peer), log.last_index, log.last_term))
+            vote = Vote(*self._head(peer), log.last_index, log.last_term, transfer)
+            self._send_after_sync.append(vote)
 
     def _conclude_election(self, result: VoteResult, now: int) -> None:
         if result is VoteResult.LOST:
@@ -57,9 +62,22 @@ class Electing(CoreState):
         """Tell whether a leader is known to be alive, so that its voters stay with it."""
         if self.role is Role.LEADER:
             return True
-        return self.leader != NO_NODE and now - self._heard_at < self.config.election_ns_min
+        if self.leader == NO_NODE:
+            return False
+        heard_at = self._heard_of(self.leader) if self.resting else self._heard_at
+        return now - heard_at < self.timeouts.low
+
+    def _note_campaign(self, message: PreVote | Vote, now: int) -> None:
+        """Let go of the leader that campaigns for a later term itself: it leads no more."""
+        if message.sender == self.leader and message.term > self.term:
+            self.leader = NO_NODE
+            self._heard_at = NEVER
+            if self.resting:
+                self.resting = False
+                self._reset_election_timer(now)
 
     def _on_pre_vote(self, message: PreVote, now: int) -> None:
+        self._note_campaign(message, now)
         grant = (
             message.term > self.term
             and not self._sticky(now)
@@ -80,6 +98,12 @@ class Electing(CoreState):
             self._become_candidate(now)
         elif result is VoteResult.LOST:
             self._become_follower(self.term, now)
+
+    def _on_timeout_now(self, message: TimeoutNow, now: int) -> None:
+        """Campaign without asking first: our leader gives its lead to us (thesis §3.10)."""
+        if self.role is Role.FOLLOWER and self.leader == message.sender:
+            self.elections_started += 1
+            self._become_candidate(now, transfer=True)
 
     def _on_vote(self, message: Vote, now: int) -> None:
         grant = may_grant_vote(

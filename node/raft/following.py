@@ -17,18 +17,19 @@ from node.raft.messages import (
     VoteReply,
 )
 from node.raft.replication import Refused, judge_append
-from node.raft.state import CoreState
+from node.raft.rest import Resting
 from node.raft.types import NO_INDEX, NO_TERM, Index, NodeId, Role
 
 __all__ = ["Following"]
 
 
-class Following(CoreState):
+class Following(Resting):
     """The part of a core that takes in what a leader sends."""
 
     def _follow(self, leader: NodeId, now: int) -> None:
         assert self.role is not Role.LEADER, "two leaders in one term"
         if self.role is Role.FOLLOWER and self.leader == leader:
+            self.resting = False
             self._heard_at = now
             self._reset_election_timer(now)
         else:
@@ -88,7 +89,9 @@ class Following(CoreState):
         self._follow(message.sender, now)
         self._commit_up_to(min(message.commit, self._verified))
         self.release_limit = Index(max(self.release_limit, min(message.release, self.commit)))
-        reply = HeartbeatReply(*self._head(message.sender), message.round, self.commit)
+        self.resting = self._agrees_to_rest(message)
+        head = self._head(message.sender)
+        reply = HeartbeatReply(*head, message.round, self.commit, self._verified, self.resting)
         durable = self.durable_hard_state.term == self.term
         (self._send_now if durable else self._send_after_sync).append(reply)
 

@@ -28,8 +28,10 @@ from node.raft.messages import (
     Heartbeat,
     HeartbeatReply,
     Message,
+    NodeBeat,
     PreVote,
     PreVoteReply,
+    TimeoutNow,
     Vote,
 )
 from node.raft.quorum import quorum_size
@@ -426,7 +428,7 @@ class GroupInvariants:
 
     def sent(self, message: Message) -> None:
         """Check what a message promises against the sender's disk, at the moment it leaves."""
-        if isinstance(message, PreVote | PreVoteReply):
+        if isinstance(message, PreVote | PreVoteReply | NodeBeat):
             return  # they promise nothing: a term named there need not be durable
         durable = self._seen[message.sender].durable
         state = durable.hard_state
@@ -436,7 +438,7 @@ class GroupInvariants:
                 f"node {message.sender} sends {type(message).__name__} of term {message.term};"
                 f" its disk says {state.term}",
             )
-        if isinstance(message, Heartbeat | HeartbeatReply | Append):
+        if isinstance(message, Heartbeat | HeartbeatReply | Append | TimeoutNow):
             return
         if isinstance(message, AppendReply):
             # A later term's leader may have cut what is acked since; then nobody counts the ack.

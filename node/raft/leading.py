@@ -11,23 +11,28 @@ from node.raft.messages import (
     AppendReply,
     Heartbeat,
     HeartbeatReply,
+    TimeoutNow,
 )
 from node.raft.progress import Progress, ProgressState, releasable
 from node.raft.quorum import quorum_index, quorum_size
 from node.raft.reads import PendingReads
-from node.raft.state import CoreState
+from node.raft.rest import Resting
 from node.raft.types import Batch, BatchMeta, Index, NodeId, Role
 
 __all__ = ["Leading"]
 
+_PHASES = 16
+"""Nodes beat at different times of the interval, so that they do not all wake at once."""
 
-class Leading(CoreState):
+
+class Leading(Resting):
     """The part of a core that leads."""
 
     def propose(self, batch: Batch) -> None:
         """Append a batch built for exactly (`term`, `log.last_index` + 1) as the leader."""
         assert self.role is Role.LEADER, "only a leader appends"
         assert batch.meta.term == self.term
+        assert not self.resting, "woken before"
         self.log.append(batch.meta)
         self._append.append(batch)
         self.uncommitted_bytes += batch.meta.size
@@ -41,26 +46,74 @@ class Leading(CoreState):
         next_index = Index(self.log.last_index + 1)
         self.progress = {peer: Progress(next_index) for peer in self._peers}
         self.uncommitted_bytes = self.log.bytes_after(self.commit)
-        self._heartbeat_at = now + self.config.heartbeat_ns
+        self._quiet_beats = self._rest_round = 0
+        self._heartbeat_at = self._next_beat(now)
         self._arm_quorum_check(now)
         self.propose(self._make_noop(self.term, next_index))
 
+    def _tick_leader(self, now: int) -> None:
+        if now >= self._quorum_check_at and not self._check_quorum(now):
+            return
+        if now < self._heartbeat_at or self._steps_down_for_disk(now):
+            return
+        if self._all_agreed(now) and not self._hands_over(now):
+            self.resting = True
+        else:
+            self._send_heartbeats(now, rest=self._offers_rest(now))
+
+    def _hands_over(self, now: int) -> bool:
+        """Offer the lead of a quiet group to the node that should have it, if it is there.
+
+        Everybody has agreed that it has all that we have. Not often: it may fail to win.
+        """
+        preferred = self.config.preferred
+        if preferred not in self._heard_peers(now) or now < self._transfer_at:
+            return False
+        self._transfer_at = now + self.config.transfer_ns
+        self._send_now.append(TimeoutNow(*self._head(preferred)))
+        return True
+
     def _check_quorum(self, now: int) -> bool:
-        """Step down unless a majority answered since the last check (thesis §6.2); True: we lead on."""
-        alive = 1 + sum(progress.active for progress in self.progress.values())
+        """Step down unless a majority is alive since the last check (thesis §6.2); True: we lead on.
+
+        Alive is who answered, and takes in what it is sent (`Progress.is_alive`).
+        """
+        alive = 1 + sum([progress.is_alive() for progress in self.progress.values()])
         if alive < quorum_size(len(self.config.voters)):
             self._become_follower(self.term, now)
             return False
-        for progress in self.progress.values():
-            progress.active = False
         self._arm_quorum_check(now)
         return True
+
+    def _steps_down_for_disk(self, now: int) -> bool:
+        """Step down if our disk has stalled for a whole timeout and a quorum of others' has not.
+
+        A stall that the others share (one disk under all nodes) is counted, no more: nobody else
+        could lead better.
+        """
+        if not self._unsynced or now - self._unsynced[0][1] < self.timeouts.high:
+            return False
+        index = self._unsynced[0][0]
+        synced_later = sum(progress.match >= index for progress in self.progress.values())
+        if synced_later >= quorum_size(len(self.config.voters)):
+            self._become_follower(self.term, now)
+            return True
+        if index > self._stall_counted:
+            self._stall_counted = index
+            self.shared_stalls += 1
+        return False
+
+    def _next_beat(self, now: int) -> int:
+        """Return the next time for heartbeats: the same for all groups of a node, one frame."""
+        interval = self.config.heartbeat_ns
+        phase = interval * self.config.node // _PHASES
+        return ((now - phase) // interval + 1) * interval + phase
 
     def _on_append_reply(self, message: AppendReply, now: int) -> None:
         progress = self.progress.get(message.sender)
         if progress is None:
             return
-        progress.active = True
+        progress.active = progress.answered = True
         if message.ok:
             if message.index > self.log.last_index:
                 return
@@ -79,6 +132,8 @@ class Leading(CoreState):
         if progress is None:
             return
         progress.active = True
+        progress.received = max(progress.received, message.received)
+        self._take_agreement(message)
         if message.round > progress.round:
             progress.round = message.round
             self._confirm_reads()
@@ -113,15 +168,15 @@ class Leading(CoreState):
         head = self._head(peer)
         self._send_now.append(Append(*head, prev_index, prev_term, self.commit, batches))
 
-    def _send_heartbeats(self, now: int) -> None:
-        self._heartbeat_at = now + self.config.heartbeat_ns
+    def _send_heartbeats(self, now: int, *, rest: bool = False) -> None:
+        self._heartbeat_at = self._next_beat(now)
         # The own disk counts like any other: a leader may commit what only the others have stored.
         own = min(self.commit, self.durable_index)
         matches = [own, *(progress.match for progress in self.progress.values())]
         limit = releasable(self.log, matches, self.config.hold_bytes_max)
         self.release_limit = limit = max(self.release_limit, limit)
         for peer in self._peers:
-            beat = Heartbeat(*self._head(peer), self.commit, self._reads.round, limit)
+            beat = Heartbeat(*self._head(peer), self.commit, self._reads.round, limit, rest)
             self._send_now.append(beat)
 
     def _advance_commit(self) -> None:

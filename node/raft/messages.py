@@ -17,8 +17,10 @@ __all__ = [
     "Heartbeat",
     "HeartbeatReply",
     "Message",
+    "NodeBeat",
     "PreVote",
     "PreVoteReply",
+    "TimeoutNow",
     "Vote",
     "VoteReply",
 ]
@@ -49,7 +51,10 @@ class PreVoteReply:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """RequestVote of Raft §5.2; leaves only after the sender's term and own vote are durable."""
+    """RequestVote of Raft §5.2; leaves only after the sender's term and own vote are durable.
+
+    `transfer`: the leader itself asked for this campaign, so nobody stays with it (thesis §4.2.3).
+    """
 
     group: GroupId
     sender: NodeId
@@ -57,6 +62,7 @@ class Vote:
     term: Term
     last_index: Index
     last_term: Term
+    transfer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,8 @@ class AppendReply:
 class Heartbeat:
     """Keeps the lead.
 
+    `rest` offers to let the group rest (see `node.raft.rest`): all is committed and known.
+
     `commit` is uncapped (the follower caps it by what it verified); `round` numbers read rounds
     (ReadIndex, thesis §6.4). `release` is the highest index that, as far as the leader knows, no
     voter needs from anybody's log: nobody compacts beyond it.
@@ -122,6 +130,7 @@ class Heartbeat:
     commit: Index
     round: int
     release: Index = NO_INDEX
+    rest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +138,9 @@ class HeartbeatReply:
     """Echoes the heartbeat's `round`: the sender still followed this leader in `term` then.
 
     `commit` is the sender's commit index; one that lags behind its own match tells the leader
-    that a restarted follower must be shown again that its log matches.
+    that a restarted follower must be shown again that its log matches. `received` is up to where
+    the sender's log, durable or not, is verified against this leader's: that entries arrive.
+    `rest` agrees that the group may rest.
     """
 
     group: GroupId
@@ -138,10 +149,45 @@ class HeartbeatReply:
     term: Term
     round: int
     commit: Index
+    received: Index = NO_INDEX
+    rest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutNow:
+    """Campaign at once: the leader hands its lead to a node that has all it has (thesis §3.10)."""
+
+    group: GroupId
+    sender: NodeId
+    to: NodeId
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class NodeBeat:
+    """Says that the sender's process lives: for all its groups, which rest. Of no group.
+
+    `ack` asks for a beat in return. `group` and `term` are 0: every message has them.
+    """
+
+    group: GroupId
+    sender: NodeId
+    to: NodeId
+    term: Term
+    ack: bool
 
 
 Message = (
-    PreVote | PreVoteReply | Vote | VoteReply | Append | AppendReply | Heartbeat | HeartbeatReply
+    PreVote
+    | PreVoteReply
+    | Vote
+    | VoteReply
+    | Append
+    | AppendReply
+    | Heartbeat
+    | HeartbeatReply
+    | NodeBeat
+    | TimeoutNow
 )
 
 MESSAGE_TYPES: dict[int, type[Message]] = {
@@ -153,5 +199,7 @@ MESSAGE_TYPES: dict[int, type[Message]] = {
     6: AppendReply,
     7: Heartbeat,
     8: HeartbeatReply,
+    9: NodeBeat,
+    10: TimeoutNow,
 }
-"""Wire number → type. TimeoutNow and the snapshot messages will take 9 and up."""
+"""Wire number → type. The snapshot messages will take 11 and up."""

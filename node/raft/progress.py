@@ -32,14 +32,18 @@ class Progress:
     """One follower as its leader sees it. Invariant: match < next ≤ last + 1."""
 
     __slots__ = (
+        "_expected",
+        "_received_before",
         "_repeated_at",
         "_stall_mark",
         "active",
+        "answered",
         "inflight",
         "inflight_bytes",
         "match",
         "next",
         "paused",
+        "received",
         "round",
         "state",
     )
@@ -51,11 +55,40 @@ class Progress:
         self.state = ProgressState.PROBE
         self.paused = False
         self.active = False
+        """Anything was heard since the last quorum check."""
+        self.answered = False
+        """An Append was answered since then, either way."""
+        self.received = NO_INDEX
+        """Up to where entries are known to have arrived, durable or not."""
         self.round = 0
         self.inflight: deque[tuple[Index, int]] = deque()
         self.inflight_bytes = 0
         self._stall_mark: Index | None = None
         self._repeated_at = _NEVER
+        self._expected = NO_INDEX
+        self._received_before = NO_INDEX
+
+    def is_alive(self) -> bool:
+        """Judge, once per quorum check, the time since the last: heard, and entries get through.
+
+        Votes and heartbeats have a lane of their own, so they alone do not prove that Appends
+        arrive. Asked is no more than that something new arrived, or all that was outstanding; that
+        it is durable is not asked: a slow disk is no reason for another leader (DESIGN §4).
+        """
+        moved = self.answered or self.received > self._received_before
+        alive = self.active and (moved or self.received >= self._expected)
+        self.active = self.answered = False
+        self._received_before = self.received
+        self._expected = self._outstanding()
+        return alive
+
+    def _outstanding(self) -> Index:
+        """Return the index whose arrival is expected by now: what was sent and not received."""
+        if self.state is ProgressState.REPLICATE:
+            return Index(self.next - 1)
+        if self.state is ProgressState.PROBE and self.paused:
+            return self.next
+        return NO_INDEX
 
     def may_send(self, messages_max: int, bytes_max: int) -> bool:
         """Tell whether another Append fits: probes one by one, replication by the window."""
@@ -77,6 +110,7 @@ class Progress:
     def acknowledged(self, index: Index) -> bool:
         """Take a durable match at `index`; return whether match grew. Acks may come reordered."""
         grew = index > self.match
+        self.received = max(self.received, index)
         if grew:
             self.match = index
             self._stall_mark = None

@@ -42,10 +42,15 @@ class PendingReads:
         """Register all waiting reads at `commit` under a new round; True if one must be sent."""
         if not self._waiting:
             return False
-        self._round += 1
+        self.start_round()
         self._registered += [(context, commit, self._round) for context in self._waiting]
         self._waiting.clear()
         return True
+
+    def start_round(self) -> int:
+        """Begin a round: only answers to heartbeats that leave from now on belong to it."""
+        self._round += 1
+        return self._round
 
     def confirmed(self, quorum_round: int) -> list[ReadGrant]:
         """Take out the reads whose round a quorum has answered."""

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
-from node.raft.election import election_timeout_ns
+from collections import deque
+from collections.abc import Mapping
+
+from node.raft.election import election_timeout_ns, timeouts_in_force
 from node.raft.log_view import LogView
 from node.raft.messages import Message
 from node.raft.progress import Progress
@@ -27,9 +30,10 @@ from node.raft.types import (
     Term,
 )
 
-__all__ = ["NEVER", "CoreState"]
+__all__ = ["FOREVER", "NEVER", "CoreState"]
 
 NEVER = -(1 << 62)
+FOREVER = 1 << 62
 
 
 class CoreState:
@@ -42,8 +46,13 @@ class CoreState:
         log: LogView,
         make_noop: NoopBuilder,
         now: int,
+        *,
+        contacts: Mapping[NodeId, int] | None = None,
     ) -> None:
         """Start as a follower of the persisted term; everything in `log` is durable.
+
+        `contacts`, which the caller keeps, says when each peer's node was last heard (ns), in
+        whatever group; without it this group never rests.
 
         A torn write may have kept an entry and lost the record of its term, which nothing has
         depended on then: such a term is taken from the log, without a vote.
@@ -62,6 +71,13 @@ class CoreState:
         self.progress: dict[NodeId, Progress] = {}
         self.elections_started = 0
         self.uncommitted_bytes = 0
+        self.resting = False
+        """Nothing is due and nothing is sent until something wakes us: see `rest`."""
+        self.timeouts = timeouts_in_force(config, 0)
+        """The election timeouts in force; the caller stretches them when its loop lags."""
+        self.shared_stalls = 0
+        """How often our disk stalled as leader and the others' no less: no reason to step down."""
+        self._contacts = contacts
         self._make_noop = make_noop
         self._peers = tuple(node for node in config.voters if node != config.node)
         self._epoch = 0
@@ -73,6 +89,13 @@ class CoreState:
         self._heartbeat_at = 0
         self._quorum_check_at = 0
         self._election_at = 0
+        self._quiet_beats = 0
+        self._rest_round = 0
+        self._rest_agreed: set[NodeId] = set()
+        self._unsynced: deque[tuple[Index, int]] = deque()
+        """As leader: last indexes that our own disk was asked to store, and when."""
+        self._stall_counted = NO_INDEX
+        self._transfer_at = NEVER
         self._lateness_forgiven = False
         self._reset_election_timer(now)
         self._hard_dirty = self.durable_hard_state != self._hard_state()
@@ -93,10 +116,12 @@ class CoreState:
             self._grants += self._reads.abort()
             self.progress = {}
             self.uncommitted_bytes = 0
+            self._unsynced.clear()
             # As leader it verified its own log against nobody.
             self._verified = NO_INDEX
         self.role = Role.FOLLOWER
         self.leader = leader
+        self.resting = False
         self._heard_at = now if leader != NO_NODE else NEVER
         self._reset_election_timer(now)
 
@@ -128,10 +153,10 @@ class CoreState:
         )
 
     def _arm_quorum_check(self, now: int) -> None:
-        self._quorum_check_at = now + self.config.election_ns_max
+        self._quorum_check_at = now + self.timeouts.high
         self._lateness_forgiven = False
 
     def _reset_election_timer(self, now: int) -> None:
         self._draws += 1
         self._lateness_forgiven = False
-        self._election_at = now + election_timeout_ns(self.config, self._draws)
+        self._election_at = now + election_timeout_ns(self.config, self.timeouts, self._draws)

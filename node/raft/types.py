@@ -119,6 +119,14 @@ class CoreConfig:
     voters: tuple[NodeId, ...]
     seed: int
     """Seed of the counter-hashed election timeouts: same seed, same draws."""
+    rank: int = 0
+    ranks: int = 1
+    """Timeouts come from the `rank`-th of `ranks` equal parts of their range: of many groups each
+    can prefer another node as its leader (rank 0)."""
+    preferred: NodeId = NO_NODE
+    """Who should lead when all is quiet; NO_NODE: whoever does."""
+    transfer_ns: int = 5_000_000_000
+    """A lead is offered to the preferred node at most this often."""
     heartbeat_ns: int = 50_000_000
     election_ns_min: int = 150_000_000
     election_ns_max: int = 300_000_000
@@ -135,6 +143,7 @@ class CoreConfig:
         assert self.node in self.voters
         assert len(set(self.voters)) == len(self.voters)
         assert 0 < self.heartbeat_ns < self.election_ns_min <= self.election_ns_max
+        assert 0 <= self.rank < self.ranks
         assert self.message_bytes_max <= self.window_bytes_max
 
 

@@ -40,7 +40,19 @@ SNAPSHOT = NodeSnapshot(
     uptime_ns=10**9,
     groups=(
         GroupSnapshot(
-            0, "leader", 3, 1, 1, 20, 19, 18, 20, 2, (PeerSnapshot(2, 19, 21, "replicate"),)
+            0,
+            "leader",
+            3,
+            1,
+            1,
+            20,
+            19,
+            18,
+            20,
+            2,
+            False,
+            0,
+            (PeerSnapshot(2, 19, 21, "replicate"),),
         ),
     ),
     wal=WalSnapshot(fsyncs=4, entries=100, bytes_written=4096, fsync_p50_ns=100_000),

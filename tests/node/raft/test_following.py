@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from node.raft.messages import Append, AppendReply, HeartbeatReply
-from node.raft.types import HardState, NodeId, Role, Term
+from node.raft.types import HardState, Index, NodeId, Role, Term
 from tests.node.raft.kit import START, Cluster, Disk, Node, make_batch, make_config, make_log
 from tests.node.raft.letters import (
     ack,
@@ -299,12 +301,13 @@ def test_a_follower_that_restarts_learns_nothing_from_heartbeats_alone():
     assert node.take(START) == [heartbeat_reply(TO_LEADER, 1, number=3, commit=0)]
 
 
-def test_a_heartbeat_reply_echoes_the_round_and_tells_the_commit_index():
+def test_a_heartbeat_reply_echoes_the_round_and_tells_commit_and_what_arrived():
     node = make_follower((1, 1))
     node.core.step(append(TO_ME, 1, (2, 1)), START)
     node.core.step(heartbeat(TO_ME, 1, commit=1, number=8), START)
     replies = [m for m in node.take(START) if isinstance(m, HeartbeatReply)]
-    assert replies == [heartbeat_reply(TO_LEADER, 1, number=8, commit=1)]
+    arrived = replace(heartbeat_reply(TO_LEADER, 1, number=8, commit=1), received=Index(2))
+    assert replies == [arrived]
 
 
 @pytest.mark.parametrize("message", [append(TO_ME, 1), heartbeat(TO_ME, 1)])

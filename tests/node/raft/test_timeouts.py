@@ -12,6 +12,7 @@ from node.raft.election import (
     forget_delay_ns,
     is_up_to_date,
     may_grant_vote,
+    timeouts_in_force,
 )
 from node.raft.types import HardState, Index, NodeId, Term
 from tests.node.raft.kit import MS, make_config, make_view
@@ -21,7 +22,8 @@ ROUNDS = 1000
 
 def timeouts(node: int, seed: int = 1) -> list[int]:
     config = replace(make_config(node, 15), seed=seed)
-    return [election_timeout_ns(config, number) for number in range(ROUNDS)]
+    in_force = timeouts_in_force(config, 0)
+    return [election_timeout_ns(config, in_force, number) for number in range(ROUNDS)]
 
 
 def test_timeouts_lie_within_their_range_and_fill_it_evenly():
@@ -52,7 +54,8 @@ def test_draws_depend_on_seed_node_and_number_and_on_nothing_else():
 
 def test_a_fixed_timeout_is_possible():
     config = replace(make_config(), election_ns_min=200 * MS, election_ns_max=200 * MS)
-    assert {election_timeout_ns(config, number) for number in range(50)} == {200 * MS}
+    in_force = timeouts_in_force(config, 0)
+    assert {election_timeout_ns(config, in_force, number) for number in range(50)} == {200 * MS}
 
 
 def test_every_value_of_a_small_range_is_drawn():

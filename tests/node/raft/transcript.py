@@ -27,8 +27,10 @@ from node.raft.messages import (
     Heartbeat,
     HeartbeatReply,
     Message,
+    NodeBeat,
     PreVote,
     PreVoteReply,
+    TimeoutNow,
     Vote,
     VoteReply,
 )
@@ -65,6 +67,10 @@ def _rest(message: Message) -> str:
             return f" refused {message.index}, try {message.hint_index}@{message.hint_term}"
         case Heartbeat() | HeartbeatReply():
             return f" commit {message.commit} round {message.round}"
+        case TimeoutNow():
+            return ""
+        case NodeBeat():
+            raise AssertionError("of no group")
 
 
 class Transcript:
