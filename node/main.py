@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from node.config import NodeConfig
+from node.console import say
 from node.exits import NodeExit, StartError
 from node.identity import Identity, claim_directory, write_atomically
 from node.lifeline import die_with_parent
@@ -66,7 +67,7 @@ def main(
     try:
         parsed = _parse(arguments)
         if parsed.parent_pid is not None and not die_with_parent(parsed.parent_pid):
-            _say(f"process {parsed.parent_pid} is not the parent (any more): nothing to do here")
+            say(f"process {parsed.parent_pid} is not the parent (any more): nothing to do here")
             return NodeExit.CLEAN
         config = NodeConfig.load(parsed.config)
         return run(config, parsed, make_filesystem(config))
@@ -110,7 +111,7 @@ def run(config: NodeConfig, parsed: argparse.Namespace, filesystem: Filesystem) 
         failure = process.log_failure()
         if isinstance(failure, PoisonedLogError):
             raise failure
-        _say("stopped without a seal: the disk is full; free space before the next start")
+        say("stopped without a seal: the disk is full; free space before the next start")
     return code
 
 
@@ -179,23 +180,14 @@ def _next_incarnation(data_dir: Path) -> int:
 def _report_recovery(recovered: Recovered) -> None:
     if recovered.torn is not None:
         torn = recovered.torn
-        _say(
+        say(
             f"torn tail: {torn.bytes} bytes cut at segment {torn.position >> 32:08d}, byte"
             f" {torn.position & 0xFFFF_FFFF} ({torn.reason}); nothing acknowledged was in it"
         )
     stop = "a clean stop" if recovered.sealed else "no clean stop"
-    _say(f"recovered {recovered.frames} frames after {stop}; pid {os.getpid()}")
-
-
-def _say(text: str) -> None:
-    """Write one line to stderr; where it cannot be written, a node must go on (or end) as it is.
-
-    Not by `print`: what it could not write it would try again at exit, and change the exit code.
-    """
-    with contextlib.suppress(OSError):
-        os.write(2, f"{time.strftime('%H:%M:%S')} {text}\n".encode(errors="backslashreplace"))
+    say(f"recovered {recovered.frames} frames after {stop}; pid {os.getpid()}")
 
 
 def _fail(code: NodeExit, text: str) -> int:
-    _say(f"error: {text}")
+    say(f"error: {text}")
     return code

@@ -20,6 +20,7 @@ from node.clients import ClientLane
 from node.codec import Sender
 from node.compaction import CompactionPolicy
 from node.config import LANES, Lane, NodeConfig, lane_path
+from node.console import say
 from node.exits import NodeExit, StartError
 from node.limits import (
     APPLY_SLICE_NS,
@@ -45,6 +46,7 @@ __all__ = ["MonotonicClock", "NodeProcess", "Wake"]
 _NS_PER_MS: Final = 1_000_000
 SNAPSHOT_DIRECTORY: Final = "snap"
 _WAIT_S_MAX: Final = 1.0
+_TELL_NS: Final = 1_000_000_000
 _LANE_NAMES: Final = frozenset(LANES)
 _STOP_REPLY_MS: Final = 100
 """How long the answer to `stop` may take to leave."""
@@ -111,6 +113,8 @@ class NodeProcess:
         self._recovered = recovered
         self._store = WalStore(log, recovered, wake)
         self._retry_at = 0
+        self._tell_at = 0
+        self._stalls_told = 0
         self._context: zmq.Context[Any] = zmq.Context()
         self._lanes: dict[Lane, Socket] = {}
         with contextlib.ExitStack() as opening:  # what fails half-way leaves nothing open
@@ -154,6 +158,7 @@ class NodeProcess:
             self._waiter.touched(ready & _LANE_NAMES)
             if self._clients.frames_out != replied:
                 self._waiter.touched(("client",))
+            self._tell_stalls(now)
             if self._store.failure is not None:
                 raise self._store.failure
             if self._store.disk_full and now >= self._retry_at:
@@ -191,6 +196,19 @@ class NodeProcess:
             if _monitor_name(peer) in ready and self._transport.lost_peer(monitor) is not None:
                 self._node.peer_lost(peer, self._clock.now_ns(), FORGET_JITTER_NS)
         return ready
+
+    def _tell_stalls(self, now: int) -> None:
+        """Write a line about turns that were late or long, at most one a second."""
+        stalls = self._node.pulse.stalls
+        if stalls.count == self._stalls_told or now < self._tell_at:
+            return
+        self._tell_at = now + _TELL_NS
+        timeout_ms = self._node.pulse.timeouts.low / 1e6
+        say(
+            f"stalled for {stalls.last_ns / 1e6:.0f} ms: a turn was late, or long (stall"
+            f" {stalls.count} of this life; the election timeout begins at {timeout_ms:.0f} ms)"
+        )
+        self._stalls_told = stalls.count
 
     def _make_waiter(self) -> Waiter:
         waiter = Waiter()
