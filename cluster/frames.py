@@ -87,6 +87,8 @@ class NodeRates:
     wal_bytes_per_s: float
     applied_per_s: float
     acks_per_s: float
+    received_bytes_per_s: float = 0.0
+    sent_bytes_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

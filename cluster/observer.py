@@ -180,7 +180,17 @@ def _rates(history: deque[_Seen]) -> NodeRates | None:
         wal_bytes_per_s=(new.wal.bytes_written - old.wal.bytes_written) / elapsed,
         applied_per_s=(_applied(new) - _applied(old)) / elapsed,
         acks_per_s=(new.traffic.acks - old.traffic.acks) / elapsed,
+        received_bytes_per_s=(_received(new) - _received(old)) / elapsed,
+        sent_bytes_per_s=(_sent(new) - _sent(old)) / elapsed,
     )
+
+
+def _received(snapshot: NodeSnapshot) -> int:
+    return sum(lane.bytes_in for lane in snapshot.traffic.lanes)
+
+
+def _sent(snapshot: NodeSnapshot) -> int:
+    return sum(lane.bytes_out for lane in snapshot.traffic.lanes)
 
 
 def _applied(snapshot: NodeSnapshot) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Final, Literal, TypeVar
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Counters",
     "GroupSnapshot",
     "LaneSnapshot",
+    "LinkSnapshot",
     "MetricKind",
     "MetricSpec",
     "NodeSnapshot",
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 MetricKind = Literal["counter", "gauge"]
-Section = Literal["node", "group", "peer", "wal", "lane", "traffic"]
+Section = Literal["node", "group", "peer", "link", "wal", "lane", "traffic"]
 
 GROUPS_MAX: Final = 1024
 PEERS_MAX: Final = 15
@@ -63,6 +64,7 @@ class MetricSpec:
 
 _GROUP: Final = ("node", "group")
 _PEER: Final = ("node", "group", "peer")
+_LINK: Final = ("node", "peer")
 _LANE: Final = ("node", "lane")
 
 CATALOGUE: Final[tuple[MetricSpec, ...]] = (
@@ -102,6 +104,10 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
     MetricSpec("raft_elections_total", "counter", "Elections this node started.", "group", "elections", _GROUP),
     MetricSpec("raft_resting_bool", "gauge", "1 while the group has nothing to do and rests.", "group", "resting", _GROUP),
     MetricSpec("raft_shared_stalls_total", "counter", "Stalls of this leader's disk that the others shared.", "group", "shared_stalls", _GROUP),
+    MetricSpec("raft_log_start_index", "gauge", "Index up to which a snapshot stands for the log.", "group", "start", _GROUP),
+    MetricSpec("raft_timer_left_ns", "gauge", "Time until an election, or a leader's heartbeat; -1 at rest.", "group", "timer_ns", _GROUP),
+    MetricSpec("link_silence_ns", "gauge", "Time since anything was heard of the peer; -1 never.", "link", "heard_ago_ns", _LINK),
+    MetricSpec("link_round_trip_ns", "gauge", "Newest round trip to the peer, its turn included; -1 unknown.", "link", "rtt_ns", _LINK),
     MetricSpec("raft_peer_match_index", "gauge", "Last index known durable on the peer (leader only).", "peer", "match", _PEER),
     MetricSpec("raft_peer_next_index", "gauge", "Next index to send to the peer (leader only).", "peer", "next", _PEER),
     MetricSpec("wal_fsyncs_total", "counter", "Data syncs of the log.", "wal", "fsyncs"),
@@ -113,6 +119,9 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
     MetricSpec("wal_segments_count", "gauge", "Segments in use.", "wal", "segments"),
     MetricSpec("wal_spare_segments_count", "gauge", "Recycled files that wait for use.", "wal", "spares"),
     MetricSpec("wal_disk_full_bool", "gauge", "1 while the disk refuses new space.", "wal", "disk_full"),
+    MetricSpec("wal_recycled_segments_total", "counter", "Segments that overwrote a file that an earlier one had left.", "wal", "recycled"),
+    MetricSpec("wal_head_index", "gauge", "Where the next frame goes: segment << 32 | offset.", "wal", "head_position"),
+    MetricSpec("wal_durable_index", "gauge", "Up to where the log is durable, likewise.", "wal", "durable_position"),
     MetricSpec("wal_torn_tail_bytes", "gauge", "Bytes of torn tail that recovery cut at this start.", "wal", "torn_tail_bytes"),
     MetricSpec("lane_received_bytes_total", "counter", "Bytes received on a lane.", "lane", "bytes_in", _LANE),
     MetricSpec("lane_sent_bytes_total", "counter", "Bytes sent on a lane.", "lane", "bytes_out", _LANE),
@@ -145,8 +154,27 @@ class PeerSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkSnapshot:
+    """What a node knows of its connection to one peer; -1 is unknown.
+
+    `heard_ago_ns`: since the last frame from it. `rtt_ns`: between the last message that wanted an
+    answer and that answer, the peer's turn included.
+    """
+
+    node: int
+    heard_ago_ns: int = -1
+    rtt_ns: int = -1
+
+
+@dataclass(frozen=True, slots=True)
 class GroupSnapshot:
-    """One Raft group on one node. `role` is a `node.raft.types.Role` value; 0 = none."""
+    """One Raft group on one node. `role` is a `node.raft.types.Role` value; 0 = none.
+
+    `log` holds the newest runs of equal terms in the log, oldest first, as first index and term by
+    turns; `start` is the compaction point. `timer_ns` is the time left until the group's next
+    deadline (an election, or for a leader the next heartbeat), -1 at rest. `votes` are the nodes
+    that have granted a candidate's request so far.
+    """
 
     group: int
     role: str
@@ -160,6 +188,10 @@ class GroupSnapshot:
     elections: int
     resting: bool = False
     shared_stalls: int = 0
+    start: int = 0
+    timer_ns: int = -1
+    votes: tuple[int, ...] = ()
+    log: tuple[int, ...] = ()
     peers: tuple[PeerSnapshot, ...] = ()
 
 
@@ -177,6 +209,15 @@ class WalSnapshot:
     spares: int = 0
     disk_full: bool = False
     torn_tail_bytes: int = 0
+    recycled: int = 0
+    head_position: int = 0
+    """Where the next frame goes (`segment << 32 | offset`)."""
+    durable_position: int = 0
+    """Up to where the log is durable."""
+    sync_entries: tuple[int, ...] = ()
+    """Syncs by how many entries each made durable: bucket n counts those below 2^n, from 0."""
+    sync_latency_us: tuple[int, ...] = ()
+    """Write and sync times in µs, in the same buckets."""
 
     @property
     def entries_per_fsync(self) -> float | None:
@@ -222,6 +263,7 @@ class NodeSnapshot:
     election_timeout_ns: int = 0
     stalls: int = 0
     stall_longest_ns: int = 0
+    links: tuple[LinkSnapshot, ...] = ()
 
     def group(self, group: int) -> GroupSnapshot | None:
         """Return one group's part, or None if the node does not run it."""
@@ -245,6 +287,8 @@ class NodeSnapshot:
         lanes = _list(traffic.get("lanes"), LANES_MAX)
         traffic["lanes"] = tuple(LaneSnapshot(**_values(LaneSnapshot, lane)) for lane in lanes)
         values["traffic"] = TrafficSnapshot(**traffic)
+        links = _list(values.get("links"), PEERS_MAX)
+        values["links"] = tuple(LinkSnapshot(**_values(LinkSnapshot, link)) for link in links)
         return cls(**values)
 
 
@@ -264,14 +308,24 @@ def _list(value: object, length_max: int) -> list[object]:
 
 
 _Part = TypeVar(
-    "_Part", NodeSnapshot, GroupSnapshot, PeerSnapshot, WalSnapshot, LaneSnapshot, TrafficSnapshot
+    "_Part",
+    NodeSnapshot,
+    GroupSnapshot,
+    PeerSnapshot,
+    LinkSnapshot,
+    WalSnapshot,
+    LaneSnapshot,
+    TrafficSnapshot,
 )
-_NESTED: Final = frozenset({"groups", "peers", "wal", "traffic", "lanes"})
+_NESTED: Final = frozenset({"groups", "peers", "wal", "traffic", "lanes", "links"})
+_NUMBERS_MAX: Final = 64
+"""Numbers in one list of a snapshot: 32 runs of a log, or 40 buckets."""
 _REQUIRED: Final = {
     NodeSnapshot: {"node", "incarnation", "pid", "uptime_ns"},
-    GroupSnapshot: {s.name for s in fields(GroupSnapshot)} - {"peers", "resting", "shared_stalls"},
+    GroupSnapshot: {spec.name for spec in fields(GroupSnapshot) if spec.default is MISSING},
     PeerSnapshot: {spec.name for spec in fields(PeerSnapshot)},
     WalSnapshot: set(),
+    LinkSnapshot: {"node"},
     LaneSnapshot: {"lane"},
     TrafficSnapshot: set(),
 }
@@ -291,10 +345,20 @@ def _values(kind: type[_Part], document: object) -> dict[str, Any]:
         values[spec.name] = value
         if spec.name in _NESTED:
             continue
+        if str(spec.type) == "tuple[int, ...]":
+            values[spec.name] = _numbers(value, f"{kind.__name__}.{spec.name}")
+            continue
         expected: type = {"str": str, "bool": bool}.get(str(spec.type), int)
         if type(value) is not expected or (isinstance(value, str) and len(value) > TEXT_MAX):
             raise SnapshotError(f"{kind.__name__}.{spec.name}: {value!r:.80}")
     return values
+
+
+def _numbers(value: object, name: str) -> tuple[int, ...]:
+    numbers = _list(value, _NUMBERS_MAX)
+    if not all(type(number) is int for number in numbers):
+        raise SnapshotError(f"{name}: whole numbers are needed")
+    return tuple(numbers)  # type: ignore[arg-type]  # checked above
 
 
 Sample = tuple[MetricSpec, dict[str, str], int | float]
@@ -315,6 +379,9 @@ def _parts(snapshot: NodeSnapshot, section: Section) -> Iterator[tuple[dict[str,
         yield {}, snapshot.wal
     elif section == "traffic":
         yield {}, snapshot.traffic
+    elif section == "link":
+        for link in snapshot.links:
+            yield {"peer": f"n{link.node}"}, link
     elif section == "lane":
         for lane in snapshot.traffic.lanes:
             yield {"lane": lane.lane}, lane

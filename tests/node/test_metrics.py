@@ -10,6 +10,7 @@ from node.metrics import (
     Counters,
     GroupSnapshot,
     LaneSnapshot,
+    LinkSnapshot,
     NodeSnapshot,
     PeerSnapshot,
     QuantileWindow,
@@ -24,13 +25,14 @@ SECTIONS = {
     "node": NodeSnapshot,
     "group": GroupSnapshot,
     "peer": PeerSnapshot,
+    "link": LinkSnapshot,
     "wal": WalSnapshot,
     "lane": LaneSnapshot,
     "traffic": TrafficSnapshot,
 }
 NOT_METRICS = {
     ("node", "node"), ("node", "pid"), ("group", "group"), ("group", "role"), ("peer", "node"),
-    ("peer", "state"), ("lane", "lane"),
+    ("peer", "state"), ("lane", "lane"), ("link", "node"),
 }  # fmt: skip
 
 SNAPSHOT = NodeSnapshot(
@@ -50,14 +52,14 @@ SNAPSHOT = NodeSnapshot(
             18,
             20,
             2,
-            False,
-            0,
-            (PeerSnapshot(2, 19, 21, "replicate"),),
+            peers=(PeerSnapshot(2, 19, 21, "replicate"),),
+            votes=(1, 2),
         ),
     ),
     wal=WalSnapshot(fsyncs=4, entries=100, bytes_written=4096, fsync_p50_ns=100_000),
     traffic=TrafficSnapshot(lanes=(LaneSnapshot("data", 1, 2, 3, 4),), dropped=5, acks=6),
     loop_lag_p99_ns=9,
+    links=(LinkSnapshot(2, 10, 20),),
 )
 
 
@@ -73,7 +75,8 @@ def test_every_number_in_a_snapshot_is_declared_and_every_declaration_has_its_nu
         (section, spec.name)
         for section, kind in SECTIONS.items()
         for spec in fields(kind)
-        if spec.name not in ("groups", "peers", "wal", "traffic", "lanes")
+        if spec.name not in ("groups", "peers", "wal", "traffic", "lanes", "links")
+        and spec.type != "tuple[int, ...]"
     }
     assert all(is_dataclass(kind) for kind in SECTIONS.values())
     assert declared == present - NOT_METRICS
@@ -119,6 +122,9 @@ def test_samples_carry_the_labels_that_were_declared():
         lambda d: d.update(groups=[7]),
         lambda d: d["groups"][0].update(role="x" * 65),
         lambda d: d["groups"][0].pop("term"),
+        lambda d: d["groups"][0].update(log=[1, "2"]),
+        lambda d: d["groups"][0].update(log=[1] * 65),
+        lambda d: d.update(links=[{}]),
         lambda d: d["groups"][0].update(peers=[{"node": 2}]),
         lambda d: d.update(wal=None),
         lambda d: d["wal"].update(disk_full=1),
