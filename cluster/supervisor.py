@@ -14,7 +14,8 @@ whoever started it. Two locks say that it lives: one in the run directory (the n
 one in the data directory (the data is in use).
 
 Control (ROUTER, the layouts of `node/admin`): `hello`, `spec`, `frame {fresh}`, `events {since}`,
-`act {action, selector, seed}`, `down`. A refused request's payload is `{exit, text}`. Frames (PUB):
+`act {action, selector, seed}`, `down`. A refused request's payload is `{exit, text}`. What arrives
+is counted (`hello` tells): each frame is `malformed`, `refused` or served. Frames (PUB):
 `[b"frame", msgpack]`, 10 a second while somebody subscribes, one a second otherwise.
 """
 
@@ -67,6 +68,7 @@ from node.config import lane_endpoint
 
 __all__ = ["Supervisor", "main"]
 
+TOPIC: Final = b"frame"
 POLL_S_WATCHED: Final = 0.1
 POLL_S_ALONE: Final = 1.0
 ANSWER_S: Final = 0.025
@@ -76,6 +78,8 @@ STEP_MS: Final = 5
 OPERATIONS_MAX: Final = 64
 """Requests at work at once; one more is refused."""
 REQUESTS_PER_TURN: Final = 32
+ARGUMENT_LENGTH_MAX: Final = 1_024
+"""Of an action or a selector: four times the longest selector that is looked at."""
 LINGER_MS: Final = 500
 """How long the last reply may take to leave after the supervisor is done."""
 
@@ -107,12 +111,15 @@ class Supervisor:
         self._poller = zmq.Poller()
         self._watched: set[int] = set()
         self._pending: deque[_Pending] = deque()
-        self._subscribed = False
+        self._topics: set[bytes] = set()
         self._next_poll_s = 0.0
         self._polled_s: float | None = None
         self._leaving: Operation | None = None
         self._leaving_clients: list[tuple[bytes, int]] = []
+        self._frames_in = 0
         self._malformed = 0
+        self._refused = 0
+        self._unsent = 0
 
     # --- begin and end ----------------------------------------------------------------
 
@@ -125,6 +132,8 @@ class Supervisor:
             socket.set(zmq.LINGER, LINGER_MS)
             socket.set(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
             socket.set(zmq.SNDHWM, 64)
+            if socket is self._control:
+                socket.set(zmq.ROUTER_MANDATORY, 1)  # what cannot be sent is counted
             socket.bind(f"ipc://{path}")
             self._poller.register(socket, zmq.POLLIN)
         for socket in self._pool.sockets():
@@ -214,7 +223,7 @@ class Supervisor:
     def _ask(self) -> None:
         """Ask the nodes what they are; the frame is published when they have answered."""
         now = time.monotonic()
-        self._next_poll_s = now + (POLL_S_WATCHED if self._subscribed else POLL_S_ALONE)
+        self._next_poll_s = now + (POLL_S_WATCHED if self._topics else POLL_S_ALONE)
         self._polled_s = now
         self._observer.poll()
         for process in self._processes.values():
@@ -233,20 +242,29 @@ class Supervisor:
         ):
             return
         self._polled_s = None
-        if self._subscribed:
+        if self._topics:
             body = msgpack.packb(self._observer.frame(os.getpid()).encode())
             with contextlib.suppress(zmq.Again):  # a slow subscriber misses frames
-                self._frames.send_multipart([b"frame", body], zmq.NOBLOCK)
+                self._frames.send_multipart([TOPIC, body], zmq.NOBLOCK)
 
     def _take_subscriptions(self) -> None:
-        """Note whether anybody listens: XPUB tells of the first and of the last subscriber."""
+        """Note whether anybody listens: XPUB tells of each topic's first and last subscriber.
+
+        A topic is a prefix of what is sent, so six of them matter; the rest is not for us.
+        """
         while True:
             try:
                 message = self._frames.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._subscribed = message[:1] == b"\x01"
-            self._next_poll_s = 0.0
+            verb, topic = message[:1], message[1:]
+            if not TOPIC.startswith(topic):
+                continue
+            if verb == b"\x01" and topic not in self._topics:
+                self._topics.add(topic)
+                self._next_poll_s = 0.0
+            elif verb == b"\x00":
+                self._topics.discard(topic)
 
     # --- requests ---------------------------------------------------------------------
 
@@ -256,15 +274,18 @@ class Supervisor:
                 parts = self._control.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
+            self._frames_in += 1
             try:
-                request = decode_request(parts[-1])
+                if len(parts) != 2:
+                    raise Malformed(f"a request of {len(parts) - 1} parts")
+                request = decode_request(parts[1])
             except Malformed:
                 self._malformed += 1
                 continue
             try:
                 self._serve(parts[0], request)
             except CommandError as error:
-                self._answer(parts[0], Reply(request.number, False, error.encode()))
+                self._refuse(parts[0], request.number, error)
 
     def _serve(self, client: bytes, request: Request) -> None:
         """Answer at once, or begin an operation that will."""
@@ -286,7 +307,7 @@ class Supervisor:
             case "frame":
                 return self._begin(client, request.number, self._encoded_frame())
             case "act":
-                action, selector = str(args.get("action")), str(args.get("selector"))
+                action, selector = _text(args, "action"), _text(args, "selector")
                 seed = _integer(args, "seed", None)
                 operation = self._operations.act(action, selector, seed)
                 return self._begin(client, request.number, operation)
@@ -306,6 +327,12 @@ class Supervisor:
             "groups": self._spec.groups,
             "run_dir": str(self._run_dir),
             "data_dir": str(self._spec.data_dir),
+            "control": {
+                "frames_in": self._frames_in,
+                "malformed": self._malformed,
+                "refused": self._refused,
+                "unsent": self._unsent,
+            },
         }
 
     def _encoded_frame(self) -> Operation:
@@ -319,22 +346,27 @@ class Supervisor:
             raise CommandError(Exit.FAILED, f"{OPERATIONS_MAX} operations are at work; try again")
         self._pending.append(_Pending(client, number, operation))
 
+    def _refuse(self, client: bytes, number: int, error: CommandError) -> None:
+        self._refused += 1
+        self._answer(client, Reply(number, False, error.encode()))
+
     def _answer(self, client: bytes, reply: Reply) -> None:
-        with contextlib.suppress(zmq.ZMQError):  # the client went away, or reads nothing
+        try:
             self._control.send_multipart([client, encode_reply(reply)], zmq.NOBLOCK)
+        except zmq.ZMQError:  # the client went away, or reads nothing
+            self._unsent += 1
 
     def _step(self) -> None:
         """Step every operation once; answer those that ended."""
         for pending in list(self._pending):
             try:
                 next(pending.operation)
-                continue
             except StopIteration as end:
-                reply = Reply(pending.number, True, end.value)
+                self._pending.remove(pending)
+                self._answer(pending.client, Reply(pending.number, True, end.value))
             except CommandError as error:
-                reply = Reply(pending.number, False, error.encode())
-            self._pending.remove(pending)
-            self._answer(pending.client, reply)
+                self._pending.remove(pending)
+                self._refuse(pending.client, pending.number, error)
 
     # --- leaving ----------------------------------------------------------------------
 
@@ -346,7 +378,7 @@ class Supervisor:
         for pending in self._pending:
             pending.operation.close()
             error = CommandError(Exit.NO_CLUSTER, "the cluster is going down")
-            self._answer(pending.client, Reply(pending.number, False, error.encode()))
+            self._refuse(pending.client, pending.number, error)
         self._pending.clear()
         for descriptor in self._watched:
             self._poller.unregister(descriptor)
@@ -371,7 +403,17 @@ class Supervisor:
 def _integer(args: Mapping[str, Any], name: str, default: int | None) -> int | None:
     value = args.get(name, default)
     if value is not None and type(value) is not int:
-        raise CommandError(Exit.USAGE, f"{name}: {value!r} is no whole number")
+        # Its value is not quoted: a list in a list in a list … cannot be.
+        raise CommandError(Exit.USAGE, f"{name}: a {type(value).__name__} is no whole number")
+    return value
+
+
+def _text(args: Mapping[str, Any], name: str) -> str:
+    value = args.get(name)
+    if type(value) is not str or len(value) > ARGUMENT_LENGTH_MAX:
+        raise CommandError(
+            Exit.USAGE, f"{name}: a text of at most {ARGUMENT_LENGTH_MAX} characters is needed"
+        )
     return value
 
 

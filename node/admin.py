@@ -149,7 +149,11 @@ class AdminLane:
         self._verbs = dict(verbs)
         self.requests = 0
         self.malformed = 0
+        self.refused = 0
+        """Requests whose answer was not `ok`."""
         self.dropped = 0
+        self.frames_in = 0
+        self.frames_out = 0
         self.bytes_in = 0
         self.bytes_out = 0
 
@@ -163,6 +167,7 @@ class AdminLane:
                 parts = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return taken
+            self.frames_in += 1
             self.bytes_in += sum(map(len, parts))
             if len(parts) != 2:
                 self.malformed += 1
@@ -177,9 +182,12 @@ class AdminLane:
             self.malformed += 1
             return
         self.requests += 1
-        reply = encode_reply(self._reply_to(request))
+        answer = self._reply_to(request)
+        self.refused += not answer.ok
+        reply = encode_reply(answer)
         try:
             self._socket.send_multipart([client, reply], zmq.NOBLOCK)
+            self.frames_out += 1
             self.bytes_out += len(reply)
         except zmq.ZMQError:  # full, or the client went away
             self.dropped += 1

@@ -39,7 +39,10 @@ class ClientLane:
         self.requests = 0
         self.malformed = 0
         self.foreign = 0
+        self.refused = 0
+        """Requests for groups that there are not."""
         self.dropped = 0
+        self.frames_in = 0
         self.frames_out = 0
         self.bytes_in = 0
         self.bytes_out = 0
@@ -53,6 +56,7 @@ class ClientLane:
             except zmq.Again:
                 return
             size = sum(len(frame) for frame in frames)
+            self.frames_in += 1
             self.bytes_in += size
             client, *parts = frames
             self._take(node, client.bytes, [part.buffer for part in parts])
@@ -93,6 +97,7 @@ class ClientLane:
             return
         group = node.groups.get(request.group)
         if group is None:
+            self.refused += 1
             text = f"no group {request.group}; there are {len(node.groups)}"
             self._refuse(client, place, Status.BAD_REQUEST, text)
         elif isinstance(request, WriteRequest):

@@ -1,11 +1,21 @@
 """Bytes between nodes: peer frames and batches. Decoding is bounded and happens once, here.
 
-    control frame   one part     msgpack [1, cluster_id, sender, incarnation, [message, …]]
+    control frame   one part     seal, envelope
     data frame      1 + 2n parts the same with exactly one Append, then n times: header, body
+    seal            16 bytes     u32 CRC-32C · u32 to · u64 number
+    envelope        msgpack      [2, cluster_id, sender, incarnation, [message, …]]
     message         [type number, group, term, the type's remaining fields …]
 
-`sender` stands in the envelope, `to` is whoever receives; an Append's `batches` field travels as
-their number. Anything malformed raises `WireError`: the transport drops and counts it.
+`sender` stands in the envelope, `to` in the seal (0 where there is no message); an Append's
+`batches` field travels as their number. Anything malformed raises `WireError`: the transport drops
+and counts it.
+
+Raft trusts its voters' words, so a word that was changed on its way must not be taken for one: of
+the flips of one bit in a heartbeat, every fifth made another well-formed heartbeat, of another
+sender, term or commit index. The seal's CRC covers the rest of the first part and the headers of
+the batches, which have CRCs of their own and of their bodies: no frame is believed that was not
+sent as it stands, to this node. `number` grows from frame to frame of a sender's life: what comes
+again is known by it (0: not numbered, as in the simulator, which repeats frames on purpose).
 
 A batch is checked whole here, its length vector included: what passes may be appended to the log
 and applied. The other way into a log, a leader's own `build_batch`, joins requests that
@@ -31,7 +41,17 @@ from node.limits import (
     PEER_ENVELOPE_BYTES_MAX,
 )
 from node.raft.messages import MESSAGE_TYPES, Append, Message
-from node.raft.types import Batch, BatchMeta, Buffer, GroupId, Index, NodeId, NoopBuilder, Term
+from node.raft.types import (
+    NO_NODE,
+    Batch,
+    BatchMeta,
+    Buffer,
+    GroupId,
+    Index,
+    NodeId,
+    NoopBuilder,
+    Term,
+)
 from wal.checksum import crc32c
 from wal.errors import WalError
 from wal.frame import HEADER_BYTES, Kind, RecordHeader
@@ -46,12 +66,21 @@ __all__ = [
     "encode_append",
     "encode_control",
     "noop_builder",
+    "seal",
 ]
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""1 had no seal."""
 _NUMBER_MAX: Final = (1 << 63) - 1
 """Terms and indexes are u64 on disk: from half of that, no program can count past the end."""
 _LENGTH: Final = Struct("<I")
+_CRC: Final = Struct("<I")
+_SEAL: Final = Struct("<IIQ")
+"""CRC-32C of what follows it and of the batches' headers; receiver; number of the frame."""
+_HEADER_COVERED: Final = HEADER_BYTES - 4
+"""A batch header but for its own CRC: over both, any CRC is the same, whatever the header says."""
+_ADDRESS: Final = Struct("<IQ")
+"""The seal behind its CRC."""
 _COPY_BELOW: Final = 64 << 10
 """A shorter body is copied out of the frame: ZeroMQ receives into shared blocks of 8 KiB, and one
 small body in the cache would keep its whole block."""
@@ -76,16 +105,20 @@ class WireError(ValueError):
 
 
 class Sender:
-    """Who a frame is from: cluster, node, and which incarnation (start) of that node."""
+    """Who a frame is from: cluster, node, and which incarnation (start) of that node.
 
-    __slots__ = ("cluster_id", "incarnation", "node")
+    Of a frame that was received, `number` is the frame's own in that life; 0 if it has none.
+    """
 
-    def __init__(self, cluster_id: bytes, node: NodeId, incarnation: int) -> None:
+    __slots__ = ("cluster_id", "incarnation", "node", "number")
+
+    def __init__(self, cluster_id: bytes, node: NodeId, incarnation: int, number: int = 0) -> None:
         """Name a sender; `incarnation` grows with every start of the node."""
         assert len(cluster_id) == CLUSTER_ID_BYTES
         self.cluster_id = cluster_id
         self.node = node
         self.incarnation = incarnation
+        self.number = number
 
 
 Envelope = tuple[Sender, list[Message]]
@@ -166,15 +199,16 @@ def _check_lengths(count: int, body: Buffer) -> None:
 # ---- frames ----------------------------------------------------------------------------------
 
 
-def encode_control(sender: Sender, messages: Sequence[Message]) -> bytes:
+def encode_control(sender: Sender, messages: Sequence[Message], number: int = 0) -> bytes:
     """Encode messages for one peer (no Append) into one frame."""
     bodies = [
         (_NUMBERS[kind], *_TAKE[kind](message)) for message in messages for kind in (type(message),)
     ]
-    return _pack(sender, bodies)
+    to = messages[0].to if messages else NO_NODE
+    return seal(_pack(sender, bodies), to, number)
 
 
-def encode_append(sender: Sender, message: Append) -> list[Buffer]:
+def encode_append(sender: Sender, message: Append, number: int = 0) -> list[Buffer]:
     """Encode one Append into the parts of a data frame; batches are passed on uncopied."""
     body = [
         _NUMBERS[Append],
@@ -185,24 +219,54 @@ def encode_append(sender: Sender, message: Append) -> list[Buffer]:
         message.commit,
         len(message.batches),
     ]
-    parts: list[Buffer] = [_pack(sender, [body])]
+    parts: list[Buffer] = [b""]
     for batch in message.batches:
         assert isinstance(batch, Batch), "the bytes were put in by the runtime"
         parts.append(batch.header)
         parts.append(batch.body)
+    parts[0] = seal(_pack(sender, [body]), message.to, number, parts[1::2])
     return parts
+
+
+def seal(envelope: bytes, to: NodeId, number: int, headers: Sequence[Buffer] = ()) -> bytes:
+    """Return the first part of a frame: an envelope behind its seal."""
+    covered = _ADDRESS.pack(to, number) + envelope
+    crc = crc32c(covered)
+    for header in headers:
+        crc = crc32c(header[:_HEADER_COVERED], crc)
+    return _CRC.pack(crc) + covered
 
 
 def decode_peer_frame(to: NodeId, parts: Sequence[Buffer]) -> Envelope:
     """Decode the parts of a control or data frame received by node `to`."""
     if not parts or len(parts) > 1 + 2 * BATCHES_PER_APPEND_MAX:
         raise WireError(f"a frame of {len(parts)} parts")
-    sender, bodies = _envelopes.read(parts[0])
+    if len(parts) > 1 and len(parts) % 2 != 1:
+        raise WireError("a data frame carries pairs of parts behind its first")
+    number = _open_seal(to, parts)
+    sender, bodies = _envelopes.read(parts[0][_SEAL.size :])
+    sender.number = number
     if len(parts) == 1:
         return sender, [_decode_message(sender.node, to, body, ()) for body in bodies]
-    if len(bodies) != 1 or len(parts) % 2 != 1:
-        raise WireError("a data frame carries one Append and pairs of parts")
+    if len(bodies) != 1:
+        raise WireError("a data frame carries one Append")
     return sender, [_decode_message(sender.node, to, bodies[0], parts[1:])]
+
+
+def _open_seal(me: NodeId, parts: Sequence[Buffer]) -> int:
+    """Check that a frame is whole and for this node; return its number."""
+    first = parts[0]
+    if not _SEAL.size < len(first) <= PEER_ENVELOPE_BYTES_MAX:
+        raise WireError(f"first part of {len(first)} bytes")
+    crc, to, number = _SEAL.unpack_from(first)
+    computed = crc32c(first[_CRC.size :])  # slices of received bytes cost less than views of them
+    for header in parts[1::2]:
+        computed = crc32c(header[:_HEADER_COVERED], computed)
+    if crc != computed:
+        raise WireError("frame: its CRC differs from its seal")
+    if to not in (me, NO_NODE):
+        raise WireError(f"frame: it is for node {to}")
+    return int(number)
 
 
 def _pack(sender: Sender, bodies: Sequence[Sequence[object]]) -> bytes:
@@ -226,8 +290,6 @@ class _Envelopes:
 
     def read(self, part: Buffer) -> tuple[Sender, list[object]]:
         """Return the sender and the undecoded messages of an envelope."""
-        if len(part) > PEER_ENVELOPE_BYTES_MAX:
-            raise WireError(f"envelope of {len(part)} bytes")
         try:
             return self._parse(part)
         except Exception as error:  # msgpack raises many types for hostile input
@@ -239,9 +301,10 @@ class _Envelopes:
     def _parse(self, part: Buffer) -> tuple[Sender, list[object]]:
         unpacker = self._unpacker
         unpacker.feed(part)
+        unpack = unpacker.unpack
         if unpacker.read_array_header() != 5:
             raise WireError("envelope: five fields are needed")
-        version, cluster_id, node, incarnation = (unpacker.unpack() for _ in range(4))
+        version, cluster_id, node, incarnation = unpack(), unpack(), unpack(), unpack()
         if type(version) is not int or version != VERSION:
             raise WireError("envelope: version")
         if type(cluster_id) is not bytes or len(cluster_id) != CLUSTER_ID_BYTES:
@@ -251,7 +314,7 @@ class _Envelopes:
         count = unpacker.read_array_header()
         if count > MESSAGES_PER_FRAME_MAX:
             raise WireError(f"envelope: {count} messages")
-        bodies = [unpacker.unpack() for _ in range(count)]
+        bodies = [unpack() for _ in range(count)]
         self._read += len(part)
         if unpacker.tell() != self._read:
             raise WireError("envelope: bytes behind its end")

@@ -127,9 +127,13 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
     MetricSpec("lane_sent_bytes_total", "counter", "Bytes sent on a lane.", "lane", "bytes_out", _LANE),
     MetricSpec("lane_received_frames_total", "counter", "Frames received on a lane.", "lane", "frames_in", _LANE),
     MetricSpec("lane_sent_frames_total", "counter", "Frames sent on a lane.", "lane", "frames_out", _LANE),
+    MetricSpec("lane_malformed_frames_total", "counter", "Frames received on a lane and not understood.", "lane", "malformed", _LANE),
+    MetricSpec("lane_foreign_frames_total", "counter", "Frames of another cluster, or of no voter, on a lane.", "lane", "foreign", _LANE),
+    MetricSpec("lane_stale_frames_total", "counter", "Frames of an earlier incarnation, and those received before.", "lane", "stale", _LANE),
+    MetricSpec("lane_refused_frames_total", "counter", "Requests for a group or a verb that there is not; answered so.", "lane", "refused", _LANE),
     MetricSpec("frames_dropped_total", "counter", "Frames not sent: a queue was full.", "traffic", "dropped"),
     MetricSpec("frames_malformed_total", "counter", "Frames received and not understood.", "traffic", "malformed"),
-    MetricSpec("frames_foreign_total", "counter", "Frames of another cluster or an earlier incarnation.", "traffic", "foreign"),
+    MetricSpec("frames_foreign_total", "counter", "Frames of another cluster or an earlier incarnation, or received before.", "traffic", "foreign"),
     MetricSpec("client_requests_total", "counter", "Requests received from clients.", "traffic", "client_requests"),
     MetricSpec("client_operations_acked_total", "counter", "Client operations acknowledged.", "traffic", "acks"),
 )  # fmt: skip
@@ -227,13 +231,20 @@ class WalSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class LaneSnapshot:
-    """Bytes and frames of one lane (`node.config.LANES`), both directions."""
+    """Bytes and frames of one lane (`node.config.LANES`), both directions.
+
+    `frames_in` counts every frame that arrived; the last four say which of them came to nothing.
+    """
 
     lane: str
     bytes_in: int = 0
     bytes_out: int = 0
     frames_in: int = 0
     frames_out: int = 0
+    malformed: int = 0
+    foreign: int = 0
+    stale: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,7 @@ def _traffic(
     node: MultiRaft, peers: PeerTransport, clients: ClientLane, admin: AdminLane
 ) -> TrafficSnapshot:
     counters = peers.counters
+    control, data = counters.control_rejected, counters.data_rejected
     lanes = (
         LaneSnapshot(
             "control",
@@ -107,6 +108,9 @@ def _traffic(
             counters.control_bytes_out,
             counters.control_frames_in,
             counters.control_frames_out,
+            malformed=control.malformed,
+            foreign=control.foreign,
+            stale=control.stale + control.replayed,
         ),
         LaneSnapshot(
             "data",
@@ -114,11 +118,29 @@ def _traffic(
             counters.data_bytes_out,
             counters.data_frames_in,
             counters.data_frames_out,
+            malformed=data.malformed,
+            foreign=data.foreign,
+            stale=data.stale + data.replayed,
         ),
         LaneSnapshot(
-            "client", clients.bytes_in, clients.bytes_out, clients.requests, clients.frames_out
+            "client",
+            clients.bytes_in,
+            clients.bytes_out,
+            clients.frames_in,
+            clients.frames_out,
+            malformed=clients.malformed,
+            foreign=clients.foreign,
+            refused=clients.refused,
         ),
-        LaneSnapshot("admin", admin.bytes_in, admin.bytes_out, admin.requests, admin.requests),
+        LaneSnapshot(
+            "admin",
+            admin.bytes_in,
+            admin.bytes_out,
+            admin.frames_in,
+            admin.frames_out,
+            malformed=admin.malformed,
+            refused=admin.refused,
+        ),
     )
     return TrafficSnapshot(
         lanes=lanes,

@@ -5,15 +5,17 @@
 
 Bulk data can never delay a vote: the lanes are separate connections. Sends never block: a full
 queue drops the message and counts it, and Raft sends again. IMMEDIATE keeps a DEALER from
-queueing for a dead peer and delivering to its next incarnation; frames of foreign clusters and of
-older incarnations are dropped and counted as well. A monitor on each control DEALER reports
+queueing for a dead peer and delivering to its next incarnation; frames of foreign clusters, of
+older incarnations, and those that were received before, are dropped and counted as well (a lane is
+one connection, which keeps order: what is not newer than the last frame came twice). A monitor on each control DEALER reports
 DISCONNECTED: over ipc the kernel closes a dead process's sockets at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -36,12 +38,25 @@ if TYPE_CHECKING:
 else:
     Socket = zmq.Socket
 
-__all__ = ["PEER_LANES", "PeerTransport", "TransportCounters", "bind_router"]
+__all__ = ["PEER_LANES", "PeerTransport", "Rejected", "TransportCounters", "bind_router"]
 
 _COPY_BELOW = 64 << 10
 """Parts below this are copied into ZeroMQ's own memory: cheaper than tracking a Python buffer."""
 _RECONNECT_MS = 10
 PEER_LANES: Final = frozenset({"control", "data"})
+
+
+@dataclass(slots=True)
+class Rejected:
+    """Frames of one lane that were received and thrown away, each counted once."""
+
+    malformed: int = 0
+    foreign: int = 0
+    """Of another cluster, or of no voter."""
+    stale: int = 0
+    """Of an earlier life of their sender."""
+    replayed: int = 0
+    """Received before."""
 
 
 @dataclass(slots=True)
@@ -57,9 +72,24 @@ class TransportCounters:
     data_frames_in: int = 0
     data_frames_out: int = 0
     dropped: int = 0
-    malformed: int = 0
-    foreign: int = 0
-    stale: int = 0
+    control_rejected: Rejected = field(default_factory=Rejected)
+    data_rejected: Rejected = field(default_factory=Rejected)
+
+    @property
+    def malformed(self) -> int:
+        """Frames that were not understood, on both lanes."""
+        return self.control_rejected.malformed + self.data_rejected.malformed
+
+    @property
+    def foreign(self) -> int:
+        """Frames of other clusters and of strangers, on both lanes."""
+        return self.control_rejected.foreign + self.data_rejected.foreign
+
+    @property
+    def stale(self) -> int:
+        """Frames of earlier lives, and those received before, on both lanes."""
+        control, data = self.control_rejected, self.data_rejected
+        return control.stale + control.replayed + data.stale + data.replayed
 
 
 def bind_router(context: zmq.Context[Any], endpoint: str, frame_bytes_max: int) -> Socket:
@@ -99,6 +129,9 @@ class PeerTransport:
         self._data_out: dict[NodeId, Socket] = {}
         self.monitors: dict[Socket, NodeId] = {}
         self._incarnations: dict[NodeId, int] = {}
+        self._numbers = count(1)
+        self._control_seen: dict[NodeId, int] = {}
+        self._data_seen: dict[NodeId, int] = {}
 
     def connect(self, peer: NodeId, control: str, data: str) -> None:
         """Open the sending side to a peer; works before the peer is up."""
@@ -113,14 +146,16 @@ class PeerTransport:
         control: dict[NodeId, list[Message]] = {}
         for message in messages:
             if isinstance(message, Append):
-                size = self._sent(self._data_out[message.to], encode_append(self._me, message))
+                parts = encode_append(self._me, message, next(self._numbers))
+                size = self._sent(self._data_out[message.to], parts)
                 counters.data_frames_out += size > 0
                 counters.data_bytes_out += size
             else:
                 control.setdefault(message.to, []).append(message)
         for peer, queued in control.items():
             for start in range(0, len(queued), MESSAGES_PER_FRAME_MAX):
-                frame = encode_control(self._me, queued[start : start + MESSAGES_PER_FRAME_MAX])
+                some = queued[start : start + MESSAGES_PER_FRAME_MAX]
+                frame = encode_control(self._me, some, next(self._numbers))
                 size = self._sent(self._control_out[peer], [frame])
                 counters.control_frames_out += size > 0
                 counters.control_bytes_out += size
@@ -145,7 +180,7 @@ class PeerTransport:
             size = sum(len(part) for part in parts)
             counters.control_frames_in += 1
             counters.control_bytes_in += size
-            messages += self._decode(parts[1:])
+            messages += self._decode(parts[1:], counters.control_rejected, self._control_seen)
             budget -= size
             if budget <= 0:
                 return
@@ -161,7 +196,8 @@ class PeerTransport:
             size = sum(len(part) for part in parts)
             counters.data_frames_in += 1
             counters.data_bytes_in += size
-            messages += self._decode([part.buffer for part in parts[1:]])
+            buffers = [part.buffer for part in parts[1:]]
+            messages += self._decode(buffers, counters.data_rejected, self._data_seen)
             budget -= size
             if budget <= 0:
                 return
@@ -184,21 +220,31 @@ class PeerTransport:
         for socket in (*self.monitors, *self._control_out.values(), *self._data_out.values()):
             socket.close(0)
 
-    def _decode(self, parts: Sequence[Buffer]) -> list[Message]:
-        """Decode a frame; what is malformed, foreign or stale is counted and gives nothing."""
+    def _decode(
+        self, parts: Sequence[Buffer], rejected: Rejected, seen: dict[NodeId, int]
+    ) -> list[Message]:
+        """Decode a frame of one lane; what is not to be believed is counted and gives nothing."""
         try:
             sender, messages = decode_peer_frame(self._me.node, parts)
         except WireError:
-            self.counters.malformed += 1
+            rejected.malformed += 1
             return []
-        if sender.cluster_id != self._me.cluster_id or sender.node not in self._control_out:
-            self.counters.foreign += 1
+        node, number = sender.node, sender.number
+        if sender.cluster_id != self._me.cluster_id or node not in self._control_out:
+            rejected.foreign += 1
             return []
-        newest = self._incarnations.setdefault(sender.node, sender.incarnation)
+        newest = self._incarnations.get(node, -1)
         if sender.incarnation < newest:
-            self.counters.stale += 1
+            rejected.stale += 1
             return []
-        self._incarnations[sender.node] = sender.incarnation
+        if sender.incarnation > newest:
+            self._incarnations[node] = sender.incarnation
+            self._control_seen[node] = self._data_seen[node] = 0
+        if number:
+            if number <= seen[node]:
+                rejected.replayed += 1
+                return []
+            seen[node] = number
         return messages
 
     def _sent(self, socket: Socket, parts: Sequence[Any]) -> int:

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 
 from scripts import _setup, _wheel
 
-__all__ = ["Tally", "main", "read_report"]
+__all__ = ["Tally", "long_options", "main", "read_report"]
 
 PYTEST_NOTHING_COLLECTED = 5
 STATIC_CHECKS = {
@@ -56,13 +56,23 @@ def main(arguments: Sequence[str]) -> int:
     With arguments the exit code is pytest's own: a filter that matches nothing is no success.
     """
     if arguments:
-        total, exit_code = _run_pytest(arguments)
+        total, exit_code = _run_pytest([*long_options(arguments), *arguments])
     else:
         total = _run_all()
         exit_code = 0
     sys.stderr.flush()
     print(total, flush=True)
     return exit_code or (1 if total.failed else 0)
+
+
+def long_options(arguments: Sequence[str]) -> list[str]:
+    """Return what a long suite needs: no dump of all stacks after 50 s (pyproject.toml).
+
+    For a short test that is a sign of trouble; in a long one it is noise, and it reads the frames
+    of threads that run: under full load it ended the interpreter.
+    """
+    is_long = any(part == "--long" or part.startswith("--long=") for part in arguments)
+    return ["-o", "faulthandler_timeout=0"] if is_long else []
 
 
 def read_report(report: Path, exit_code: int) -> Tally:

@@ -15,12 +15,14 @@ import psutil
 import pytest
 import zmq
 
+from cluster.control import Control
 from cluster.exits import CommandError, Exit
 from cluster.frames import ClusterFrame, ProcessState
 from cluster.local import LocalCluster, remove_leftovers
-from cluster.paths import control_path, list_runs, run_dir_of
+from cluster.paths import control_path, frames_path, list_runs, run_dir_of
 from cluster.processes import module_environment
 from cluster.spec import ClusterSpec, load_spec
+from node.admin import decode_reply, encode_request
 from node.identity import IDENTITY_FILE
 
 pytestmark = pytest.mark.process
@@ -115,6 +117,76 @@ def test_events_are_numbered_and_say_who_did_it(cluster):
     assert seen.index(("started", 1, "user")) < seen.index(("leader", 1, "system"))
     assert seen[-2:] == [("killed", 2, "user"), ("started", 2, "user")]
     assert cluster.events(since=events[-2].sequence) == events[-1:]
+
+
+def test_the_end_of_one_subscription_does_not_silence_another(cluster):
+    """XPUB tells of each topic's last subscriber; there may be others, of other topics."""
+    with zmq.Context() as context, context.socket(zmq.SUB) as stranger:
+        stranger.connect(f"ipc://{frames_path(run_dir_of('deck'))}")
+        stream = cluster.stream()
+        try:
+            stranger.subscribe(b"")
+            assert stranger.poll(5_000)
+            assert stream.newest(5) is not None
+            stranger.unsubscribe(b"")
+            numbers = [frame.sequence for _ in range(20) if (frame := stream.newest(5))]
+        finally:
+            stream.close()
+    assert len(numbers) == 20
+    # At one poll a second, the frames of two seconds are two.
+    assert numbers[-1] - numbers[0] <= 40
+
+
+# --- what nobody honest sends ---------------------------------------------------------
+
+
+def ask(frames: list[bytes]) -> None:
+    """Send requests to the supervisor; return when the last of them has been read."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(f"ipc://{control_path(run_dir_of('deck'))}")
+        for frame in frames:
+            socket.send(frame)
+        socket.send(encode_request(99, "hello"))
+        while socket.poll(5_000):
+            if decode_reply(socket.recv()).number == 99:
+                return
+    raise AssertionError("the supervisor does not answer")
+
+
+def hello(cluster):
+    """What the supervisor counts on its control socket."""
+    with Control(cluster.run_dir) as control:
+        return control.request("hello")["control"]
+
+
+DEEP_LIST = b"\x91" * 1_010 + b"\xc0"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param(b"\x94\x01\x07\xa3act\x81\xa6action" + DEEP_LIST, id="action"),
+        pytest.param(b"\x94\x01\x07\xa3act\x81\xa8selector" + DEEP_LIST, id="selector"),
+        pytest.param(b"\x94\x01\x07\xa6events\x81\xa5since" + DEEP_LIST, id="since"),
+    ],
+)
+def test_an_argument_too_deep_to_be_written_down_is_refused(cluster, request_):
+    """A frame of 1 KB once ended the supervisor, and every node with it, by a RecursionError."""
+    before = hello(cluster)
+    ask([request_])
+    after = hello(cluster)
+    assert after["refused"] == before["refused"] + 1
+    assert after["malformed"] == before["malformed"]
+
+
+def test_every_frame_that_is_no_request_is_counted(cluster):
+    before = hello(cluster)
+    ask([b"", b"\x94", encode_request(1, "x" * 65), encode_request(2, "nothing"), b"\xc1" * 100])
+    after = hello(cluster)
+    assert after["malformed"] == before["malformed"] + 4
+    assert after["refused"] == before["refused"] + 1
+    assert after["frames_in"] == before["frames_in"] + 7, "with two that said hello"
 
 
 # --- actions --------------------------------------------------------------------------

@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgpack
 
+from node.codec import seal
+from node.raft.types import NodeId
+
 Frame = list[bytes]
+SEAL_BYTES = 16
+"""What stands before the envelope of a peer frame."""
 
 NASTY: tuple[object, ...] = (
     0, 1, -1, 127, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, -(1 << 63),
@@ -33,6 +38,31 @@ def mutants(seed: int, honest: Sequence[Frame], count: int) -> Iterator[Frame]:
         for _ in range(rng.choice((1, 1, 2, 3))):
             rng.choice(MUTATIONS)(rng, frame)
         yield frame
+
+
+def document_of(part: bytes) -> list:
+    """The envelope of a peer frame's first part, as a document."""
+    document: list = msgpack.unpackb(part[SEAL_BYTES:])
+    return document
+
+
+def sealed(document: object, to: int, headers: Sequence[bytes] = ()) -> bytes:
+    """A peer frame's first part around any document, with a seal that holds."""
+    return seal(msgpack.packb(document), NodeId(to), 0, headers)
+
+
+def peer_mutants(
+    seed: int, honest: Sequence[Frame], count: int, to: int, sealed_share: float = 0.5
+) -> Iterator[Frame]:
+    """Mutants of peer frames; a share of them sealed again, to reach what the seal protects."""
+    rng = random.Random(seed)
+    broken = mutants(seed, honest, count)
+    opened = mutants(seed + 1, [[frame[0][SEAL_BYTES:], *frame[1:]] for frame in honest], count)
+    for _ in range(count):
+        if rng.random() >= sealed_share:
+            yield next(broken)
+        elif frame := next(opened):
+            yield [seal(frame[0], NodeId(to), 0, frame[1::2]), *frame[1:]]
 
 
 def flip(rng: random.Random, frame: Frame) -> None:

@@ -8,7 +8,6 @@ import tracemalloc
 from dataclasses import fields, replace
 from typing import Any
 
-import msgpack
 import pytest
 
 from node.admin import Malformed, encode_request
@@ -23,6 +22,7 @@ from node.codec import (
     encode_append,
     encode_control,
     noop_builder,
+    seal,
 )
 from node.limits import (
     BATCH_ENTRIES_MAX,
@@ -32,7 +32,7 @@ from node.limits import (
 )
 from node.raft.messages import MESSAGE_TYPES, Append, Heartbeat, VoteReply
 from node.raft.types import Batch, GroupId, Index, NodeId, Term
-from tests.node.mutants import mutants
+from tests.node.mutants import SEAL_BYTES, document_of, mutants, peer_mutants, sealed
 from tests.node.rig import CLUSTER, batch_of, lengths_of, read_of, write_of
 from wal.frame import Kind, RecordHeader, record_of, split_batch_body
 
@@ -41,6 +41,7 @@ TO = NodeId(1)
 WIRE_NUMBER_MAX = (1 << 63) - 1
 BEAT = Heartbeat(GroupId(0), NodeId(2), TO, Term(3), Index(9), 4)
 FUZZ_FRAMES = 20_000
+NO_MESSAGES = encode_control(ME, [])[SEAL_BYTES:]
 
 
 def append_of(*batches: Batch, group: int = 0) -> Append:
@@ -63,9 +64,7 @@ def messages_with(number: int) -> list:
 
 def repacked(change) -> bytes:
     """A control frame of one heartbeat, changed as a document."""
-    document = msgpack.unpackb(encode_control(ME, [BEAT]))
-    packed: bytes = msgpack.packb(change(document))
-    return packed
+    return sealed(change(document_of(encode_control(ME, [BEAT]))), TO)
 
 
 def set_field(place: int, value: object):
@@ -141,13 +140,54 @@ def test_the_longest_frame_of_messages_is_read_and_a_longer_one_is_not():
     assert refused([encode_control(ME, [*beats, BEAT])])
 
 
+# --- seals ----------------------------------------------------------------------------
+
+
+def genuine_frames() -> list[list[bytes]]:
+    """A control frame of every message, and a data frame of two batches."""
+    control = [[encode_control(ME, [message], 9)] for message in messages_with(300)[:4]]
+    append = append_of(batch_of(2, 5, b"one"), batch_of(3, 6, b"two"))
+    return [*control, [bytes(part) for part in encode_append(ME, append, 10)]]
+
+
+def test_no_flip_of_a_bit_makes_another_frame_of_a_genuine_one():
+    """Before frames had seals, a fifth of the flips in a heartbeat made another heartbeat."""
+    for frame in genuine_frames():
+        for place, part in enumerate(frame):
+            for bit in range(len(part) * 8):
+                changed = bytearray(part)
+                changed[bit // 8] ^= 1 << bit % 8
+                assert refused([*frame[:place], bytes(changed), *frame[place + 1 :]])
+
+
+def test_a_frame_for_another_node_is_refused():
+    for frame in genuine_frames():
+        assert decode_peer_frame(TO, frame)
+        with pytest.raises(WireError, match="for node 1"):
+            decode_peer_frame(NodeId(3), frame)
+
+
+def test_the_batches_of_one_frame_do_not_pass_under_the_seal_of_another():
+    """A batch of the same index and an older term is sound in every other way."""
+    older, newer = (encode_append(ME, append_of(batch_of(term, 5, b"x"))) for term in (2, 3))
+    assert decode_peer_frame(TO, newer)
+    assert refused([bytes(newer[0]), *(bytes(part) for part in older[1:])])
+
+
+def test_a_frame_says_its_number_and_a_frame_of_no_messages_is_for_anybody():
+    assert [decode_peer_frame(TO, frame)[0].number for frame in genuine_frames()][-2:] == [9, 10]
+    sender, messages = decode_peer_frame(TO, [encode_control(ME, [], (1 << 64) - 1)])
+    assert (sender.number, messages) == ((1 << 64) - 1, [])
+
+
 # --- envelopes that are not -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        set_field(0, 2),
+        set_field(0, 1),
+        set_field(0, 3),
         set_field(0, True),
         set_field(0, 1.0),
         set_field(1, b"short"),
@@ -186,9 +226,9 @@ def test_an_unknown_message_type_is_refused(value):
 @pytest.mark.parametrize("value", [0, 1, None, b""])
 def test_a_flag_is_a_boolean_and_nothing_else(value):
     reply = VoteReply(GroupId(0), NodeId(2), TO, Term(3), True)
-    document = msgpack.unpackb(encode_control(ME, [reply]))
+    document = document_of(encode_control(ME, [reply]))
     document[4][0][3] = value
-    assert refused([msgpack.packb(document)])
+    assert refused([sealed(document, TO)])
 
 
 @pytest.mark.parametrize("change", [lambda body: body[:-1], lambda body: [*body, 0]])
@@ -202,8 +242,10 @@ def test_a_message_has_exactly_its_fields(change):
 
 def test_trailing_and_missing_bytes_are_refused_and_the_next_frame_is_read():
     frame = encode_control(ME, [BEAT])
-    for wrong in (frame + b"\x00", frame + frame, frame[:-1], frame[:1], b""):
+    envelope = frame[SEAL_BYTES:]
+    for wrong in (envelope + b"\x00", envelope + envelope, envelope[:-1], envelope[:1], b""):
         assert refused([wrong])
+        assert refused([seal(wrong, TO, 0)])
         assert decode_peer_frame(TO, [frame])[1] == [BEAT]
 
 
@@ -215,25 +257,26 @@ def test_trailing_and_missing_bytes_are_refused_and_the_next_frame_is_read():
         b"\xdc\x40\x00" * 300_000,
         b"\xdd\xff\xff\xff\xff",
         b"\x95\x01\xdd\xff\xff\xff\xff",
-        encode_control(ME, [])[:-1] + b"\xdc\x40\x00" * 1_024,
-        encode_control(ME, [])[:-1] + b"\x91" + b"\xdc\x00\x09" * 300_000,
-        encode_control(ME, [])[:-1] + b"\xdd\x7f\xff\xff\xff",
+        NO_MESSAGES[:-1] + b"\xdc\x40\x00" * 1_024,
+        NO_MESSAGES[:-1] + b"\x91" + b"\xdc\x00\x09" * 300_000,
+        NO_MESSAGES[:-1] + b"\xdd\x7f\xff\xff\xff",
         b"\xc6\xff\xff\xff\xff",
         b"\x81" * 2_000,
     ],
 )
 def test_a_frame_that_promises_much_costs_little(bomb):
     """Nested array headers of 3 bytes each once cost 128 KiB each: 70 ms for a frame of 3 KB."""
+    frame = seal(bomb, TO, 0)
     tracemalloc.start()
     try:
-        assert refused([bomb])
-        assert tracemalloc.get_traced_memory()[1] < len(bomb) + (1 << 20)
+        assert refused([frame])
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(bomb) + (1 << 20)
     finally:
         tracemalloc.stop()
 
 
 def test_an_envelope_over_its_limit_is_refused_unread():
-    assert refused([b"\x95" + bytes(PEER_ENVELOPE_BYTES_MAX)])
+    assert refused([seal(b"\x95" + bytes(PEER_ENVELOPE_BYTES_MAX), TO, 0)])
 
 
 # --- batches that are not -------------------------------------------------------------
@@ -276,8 +319,8 @@ GOOD_BODY = lengths_of(b"one", b"two!") + b"onetwo!"
     ],
 )
 def test_a_wrong_batch_is_refused_with_its_frame(batch):
-    parts = encode_append(ME, append_of(batch_of(3, 5, b"x")))
-    assert refused([bytes(parts[0]), *batch])
+    envelope = bytes(encode_append(ME, append_of(batch_of(3, 5, b"x")))[0])[SEAL_BYTES:]
+    assert refused([seal(envelope, TO, 0, batch[:1]), *batch])
 
 
 def test_the_forged_batch_is_sound_when_nothing_is_changed():
@@ -293,8 +336,8 @@ def test_a_batch_of_a_newer_format_is_refused_like_any_other():
     from wal.checksum import crc32c
 
     newer = bytes(head) + struct.pack("<I", crc32c(head))
-    parts = encode_append(ME, append_of(batch_of(3, 5, b"x")))
-    assert refused([bytes(parts[0]), newer, GOOD_BODY])
+    envelope = bytes(encode_append(ME, append_of(batch_of(3, 5, b"x")))[0])[SEAL_BYTES:]
+    assert refused([seal(envelope, TO, 0, [newer]), newer, GOOD_BODY])
 
 
 def test_a_batch_holds_no_more_entries_than_can_be_applied_in_a_turn():
@@ -309,9 +352,9 @@ def test_a_batch_holds_no_more_entries_than_can_be_applied_in_a_turn():
 def test_an_append_names_the_number_of_its_batches(count):
     batch = batch_of(3, 5, b"x")
     parts = [bytes(part) for part in encode_append(ME, append_of(batch))]
-    document = msgpack.unpackb(parts[0])
+    document = document_of(parts[0])
     document[4][0][-1] = count
-    assert refused([msgpack.packb(document), *parts[1:]])
+    assert refused([sealed(document, TO, parts[1::2]), *parts[1:]])
 
 
 def test_a_data_frame_holds_pairs_of_parts_and_one_append():
@@ -381,7 +424,7 @@ def check_sound(message: object) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_peer_frame_raises_anything_but_a_wire_error(seed):
     refusals = 0
-    for frame in mutants(seed, honest_peer_frames(), FUZZ_FRAMES):
+    for frame in peer_mutants(seed, honest_peer_frames(), FUZZ_FRAMES, TO, 0.9):
         try:
             _, messages = decode_peer_frame(TO, [memoryview(part) for part in frame])
         except WireError:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import zmq
 
-from node.codec import Sender, encode_append, encode_control
+from node.codec import Sender, decode_peer_frame, encode_append, encode_control
 from node.limits import (
     DRAIN_CONTROL_BYTES_MAX,
     DRAIN_FRAMES_MAX,
@@ -19,9 +20,9 @@ from node.limits import (
     PEER_HIGH_WATER_MARK,
 )
 from node.raft.messages import Append, Heartbeat, Message
-from node.raft.types import Batch, GroupId, Index, NodeId, Term
+from node.raft.types import Batch, Buffer, GroupId, Index, NodeId, Term
 from node.transport import PeerTransport, bind_router
-from tests.node.mutants import DEEP, mutants
+from tests.node.mutants import DEEP, SEAL_BYTES, peer_mutants
 from tests.node.rig import CLUSTER, batch_of
 
 ME, PEER, OTHER = NodeId(1), NodeId(2), NodeId(3)
@@ -109,9 +110,18 @@ def append_to(to: NodeId, *batches: Batch, sender: NodeId = PEER) -> Append:
 
 
 def frame_of(
-    *messages: Message, node: int = PEER, incarnation: int = 1, cluster: bytes = CLUSTER
+    *messages: Message,
+    node: int = PEER,
+    incarnation: int = 1,
+    cluster: bytes = CLUSTER,
+    number: int = 0,
 ) -> bytes:
-    return encode_control(Sender(cluster, NodeId(node), incarnation), messages)
+    return encode_control(Sender(cluster, NodeId(node), incarnation), messages, number)
+
+
+def unnumbered(parts: Sequence[Buffer]) -> list[bytes]:
+    """A frame without its seal."""
+    return [bytes(parts[0])[SEAL_BYTES:], *(bytes(part) for part in parts[1:])]
 
 
 # --- delivery -------------------------------------------------------------------------
@@ -124,7 +134,7 @@ def test_messages_travel_on_the_lane_of_their_kind(desk):
     desk.send_until(lambda: desk.counters.control_frames_out, beat(PEER, ME))
     assert len(control.recv_multipart()) == 2
     _, *parts = data.recv_multipart()
-    assert parts == [bytes(part) for part in encode_append(Sender(CLUSTER, ME, 4), append)]
+    assert unnumbered(parts) == unnumbered(encode_append(Sender(CLUSTER, ME, 4), append))
     assert desk.counters.data_bytes_out == sum(map(len, parts))
 
 
@@ -133,7 +143,7 @@ def test_the_messages_of_a_turn_to_one_peer_are_one_frame(desk):
     messages = [beat(PEER, ME, term) for term in range(1, 6)]
     desk.send_until(lambda: desk.counters.control_frames_out, *messages)
     _, frame = control.recv_multipart()
-    assert frame == encode_control(Sender(CLUSTER, ME, 4), messages)
+    assert unnumbered([frame]) == unnumbered([encode_control(Sender(CLUSTER, ME, 4), messages)])
 
 
 def test_more_messages_than_a_frame_may_hold_take_several(desk):
@@ -168,7 +178,8 @@ def test_nobody_waits_for_a_dead_peer_and_nothing_is_kept_for_its_next_life(desk
     assert desk.counters.control_frames_out == desk.counters.data_frames_out == 0
     control = desk.bind_peer(PEER, "control")
     desk.send_until(lambda: desk.counters.control_frames_out, beat(PEER, ME, term=77))
-    assert control.recv_multipart()[1] == frame_of(beat(PEER, ME, term=77), node=ME, incarnation=4)
+    honest = frame_of(beat(PEER, ME, term=77), node=ME, incarnation=4)
+    assert unnumbered(control.recv_multipart()[1:]) == unnumbered([honest])
 
 
 def test_a_peer_that_does_not_read_costs_drops_and_no_time(desk):
@@ -243,6 +254,33 @@ def test_frames_of_an_earlier_life_are_dropped_on_every_lane(desk):
     assert (desk.counters.stale, desk.counters.foreign) == (2, 0)
 
 
+def test_a_frame_that_comes_again_is_dropped_and_counted_on_its_lane(desk):
+    control, data = desk.dealer("control"), desk.dealer("data")
+    for number in (1, 2, 1, 2, 3):
+        control.send(frame_of(beat(term=number), number=number))
+    assert desk.receive(5) == [beat(term=1), beat(term=2), beat(term=3)]
+    append = append_to(ME)
+    for _ in range(3):
+        parts = encode_append(Sender(CLUSTER, PEER, 1), append, 2)
+        data.send_multipart([bytes(part) for part in parts])
+    assert desk.receive(8) == [append], "a lane of its own"
+    assert desk.counters.control_rejected.replayed == desk.counters.data_rejected.replayed == 2
+    control.send(frame_of(beat(), incarnation=2, number=1))
+    control.send(frame_of(beat(), node=OTHER, number=1))
+    assert desk.receive(10) == [beat(), replace(beat(), sender=OTHER)], "a life, a node of its own"
+
+
+def test_frames_are_numbered_in_the_order_in_which_they_leave(desk):
+    control = desk.bind_peer(PEER, "control")
+    desk.send_until(lambda: desk.counters.control_frames_out, beat(PEER, ME))
+    for _ in range(3):
+        desk.transport.send([beat(PEER, ME)])
+    frames = [control.recv_multipart()[-1] for _ in range(4)]
+    numbers = [decode_peer_frame(PEER, [frame])[0].number for frame in frames]
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] > 0
+
+
 def test_a_restarted_peer_is_heard_at_once_and_others_are_not_touched_by_it(desk):
     control = desk.dealer("control")
     control.send(frame_of(beat(), incarnation=1))
@@ -277,7 +315,7 @@ def test_seeded_garbage_on_both_lanes_leaves_the_transport_in_order(desk):
         dealers["control"].send(frame_of(beat(), node=peer, incarnation=1 << 62))
     desk.receive(2)
     counters, accepted = desk.counters, 0
-    for number, frame in enumerate(mutants(11, honest, 2_000), 1):
+    for number, frame in enumerate(peer_mutants(11, honest, 2_000, ME), 1):
         dealers["control" if number % 2 else "data"].send_multipart(frame)
         if number % 100 == 0:
             accepted += len(desk.receive(2 + number))

@@ -70,6 +70,13 @@ def test_an_unknown_long_suite_is_an_error_that_names_the_known_ones(tmp_path: P
     assert "restart: 2 tests" in answer.stderr
 
 
+def test_only_long_suites_run_without_a_dump_of_stacks() -> None:
+    """A dump reads the frames of threads that run; it ended an interpreter under full load."""
+    for arguments in (["--long", "idle"], ["-s", "--long=idle"]):
+        assert _gate.long_options(arguments) == ["-o", "faulthandler_timeout=0"]
+    assert _gate.long_options(["-k", "long"]) == []
+
+
 @pytest.mark.parametrize(
     ("tally", "line"),
     [
