@@ -156,8 +156,9 @@ class RangeResult:
     more: bool
 
 
-Result = Outcome | GetResult | RangeResult
-"""Writes end as an Outcome (OK, ABSENT, CONFLICT or BATCH_ABORTED), reads as the other two."""
+Result = Outcome | Sequence[Outcome] | GetResult | RangeResult
+"""Writes end as an Outcome (OK, ABSENT, CONFLICT or BATCH_ABORTED), bulks as one of each of their
+operations (`cluster.client_bulk.BulkResult`), reads as the other two."""
 
 
 @dataclass(frozen=True, slots=True)
