@@ -236,7 +236,7 @@ def encode_read_request(request: ReadRequest) -> list[Buffer]:
 
 def decode_request(parts: Sequence[Buffer], client: bytes = b"") -> Request:
     """Decode the parts after the ROUTER's identity, which is `client`; else WireError."""
-    if len(parts) != 2 or len(parts[0]) > REQUEST_HEADER_BYTES_MAX:
+    if not 2 <= len(parts) <= 3 or len(parts[0]) > REQUEST_HEADER_BYTES_MAX:
         raise WireError("a request has 2 parts and a short header")
     match _unpack(parts[0]):
         case [2, int(kind), int(request_id), bytes(cluster_id), int(group), int(extra)] if (
@@ -249,6 +249,8 @@ def decode_request(parts: Sequence[Buffer], client: bytes = b"") -> Request:
         case _:
             raise WireError("a malformed request header")
     try:
+        if len(parts) != 2:
+            raise WireError(f"a request has 2 parts, not {len(parts)}")
         if kind == _KIND_WRITE:
             _check_entries(extra, parts[1])
             return WriteRequest(request_id, cluster_id, GroupId(group), extra, parts[1], client)

@@ -24,13 +24,15 @@ from cluster.processes import module_environment
 from cluster.spec import ClusterSpec
 
 if TYPE_CHECKING:
-    from node.metrics import NodeSnapshot
+    from node.metrics import NodeSnapshot, WalSnapshot
 
 __all__ = ["BareSide", "Case", "Contestant", "OurSide", "Sample"]
 
 READY_TIMEOUT_S: Final = 60.0
 WARM_VALUE_BYTES: Final = 64 << 10
 WARM_OUTSTANDING: Final = 32
+WARM_STEPS_MAX: Final = 7
+"""The first reuse takes two segments that trail, one snapshot, and one more segment: 4 steps."""
 MIB: Final = 1 << 20
 
 
@@ -175,10 +177,22 @@ class OurSide:
         return self._cluster
 
     def warm(self, log_bytes: int) -> None:
-        """Write until every node's log has passed `log_bytes`."""
+        """Write until every log has passed `log_bytes`, and then until it overwrites old segments.
+
+        A new log zero-fills its first segments as it goes, which its disk pays for; from then on
+        it is what it stays. After WARM_STEPS_MAX more steps it is taken as it is.
+        """
         plan = Plan(30.0, WARM_OUTSTANDING, WARM_VALUE_BYTES, 64, 2, log_bytes + MIB)
-        self._driver.ask(encode_plan(plan))
-        self._settle()
+        for _ in range(1 + WARM_STEPS_MAX):
+            self._driver.ask(encode_plan(plan))
+            frame = self._settle()
+            if all(self._recycles(each.wal) for each in _snapshots(frame)):
+                return
+
+    def _recycles(self, log: WalSnapshot) -> bool:
+        """Tell whether more was written than all the log's files could hold without reuse."""
+        files = log.segments + log.spares
+        return log.bytes_written > files * self._cluster.spec.wal.segment_bytes
 
     def measure(self, case: Case, seconds: float) -> Sample:
         """See `Contestant`."""

@@ -107,7 +107,7 @@ class ClosedLoop:
         now = self._last = time.monotonic_ns()
         self._in_flight -= 1
         error = future.exception()
-        errors = () if error is not None else list(future.result().errors.values())
+        errors = [] if error is not None else list(future.result().errors.values())
         if error is None and not errors:
             self._latencies[(now - begun) // 1_000] += puts
             self._acked += puts

@@ -7,6 +7,7 @@ import pytest
 import node.runtime
 from node.client_wire import ReadReply, Refusal, Status, WriteReply
 from node.limits import BATCH_BYTES_TARGET, BATCH_ENTRIES_MAX
+from node.outcomes import Outcome
 from node.raft.messages import Append, Heartbeat
 from node.raft.types import GroupId, Index, NodeId, Role, Term
 from tests.node.rig import GROUP, MS, SESSION, Cluster, Node, batch_of, put_entry, read_of, write_of
@@ -43,7 +44,7 @@ def session_of(node: Node) -> int:
     node.rest()
     [(_, reply)] = node.replies.take()
     assert isinstance(reply, WriteReply)
-    return int.from_bytes(reply.details[0], "little")
+    return int.from_bytes(reply.outcomes[0].detail, "little")
 
 
 def new_leader_append(
@@ -72,7 +73,7 @@ def test_a_write_is_answered_when_it_is_durable_and_applied_and_not_before(alone
     assert client == b"me"
     assert isinstance(reply, WriteReply)
     assert (reply.origin.request_id, reply.origin.leader, reply.origin.term) == (7, 1, 1)
-    assert (list(reply.codes), reply.revisions) == ([0], (1,))
+    assert reply.outcomes == [Outcome(0, 1)]
     assert alone.runtime.entries_acked == 2
 
 
@@ -85,8 +86,11 @@ def test_the_requests_of_a_turn_are_one_batch_and_each_gets_its_own_part(alone):
     alone.runtime.write(write_of(*entries[4:], request_id=3, client=b"a"))
     alone.rest()
     assert len(alone.core.log) == before + 1
-    told = [(who, r.origin.request_id, r.revisions) for who, r in alone.replies.take()]
-    assert told == [(b"a", 1, (1,)), (b"b", 2, (2, 3, 4)), (b"a", 3, (5, 6))]
+    told = [
+        (who, r.origin.request_id, [o.revision for o in r.outcomes])
+        for who, r in alone.replies.take()
+    ]
+    assert told == [(b"a", 1, [1]), (b"b", 2, [2, 3, 4]), (b"a", 3, [5, 6])]
 
 
 def test_a_turn_of_many_bytes_is_several_batches_of_about_the_target_size(alone):
@@ -312,7 +316,7 @@ def test_a_linearizable_read_waits_for_a_quorum_and_sees_what_was_acknowledged(t
     leader = three[1]
     leader.runtime.write(write_of(SESSION))
     three.settle()
-    session = int.from_bytes(leader.replies.take()[0][1].details[0], "little")
+    session = int.from_bytes(leader.replies.take()[0][1].outcomes[0].detail, "little")
     leader.runtime.write(write_of(put_entry(session, 1, b"k", b"new")))
     three.settle()
     leader.replies.take()
