@@ -77,8 +77,9 @@ class NoQuorumIndefiniteError(NoQuorumError, IndefiniteError):
 class ClientConfig:
     """Knobs of a client core. Windows are per group."""
 
-    requests_in_flight: int = 2
-    """Write requests, and as many read requests: one travels while the other is on the disk."""
+    requests_in_flight: int = 4
+    """Write requests, and as many read requests: while one is on the disk, others are on their way,
+    wait at the leader for the next write, or are being answered."""
     request_bytes: int = 1 << 20
     """A request is closed at this size; a single larger operation travels alone."""
     request_operations: int = 4_096

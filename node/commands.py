@@ -53,6 +53,8 @@ __all__ = [
     "put",
     "put_sizes",
     "unpack_header",
+    "unpack_prefix",
+    "unpack_stamp",
 ]
 
 _HEADER: Final = struct.Struct("<BBHIQQQ")
@@ -247,6 +249,16 @@ _OP_BATCH: Final = int(Opcode.BATCH)
 pack_header: Final = _HEADER.pack
 """What `entry_header` does, of the bare fields: opcode, flags, key_len, expect_len, session, seq,
 acked_below."""
+
+_PREFIX: Final = struct.Struct("<BBHIQ")
+_STAMP: Final = struct.Struct(f"<{_PREFIX.size}sQQ")
+assert _STAMP.size == ENTRY_HEADER_BYTES
+
+unpack_stamp: Final = _STAMP.unpack_from
+"""The first 16 bytes of the entry at an offset as they are, then its seq and acked_below."""
+
+unpack_prefix: Final = _PREFIX.unpack
+"""Opcode, flags, key_len, expect_len and session: what those 16 bytes hold."""
 
 unpack_header: Final = _HEADER.unpack_from
 """Opcode, flags, key_len, expect_len, session, seq and acked_below of the entry at an offset."""

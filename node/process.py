@@ -142,12 +142,16 @@ class NodeProcess:
         """Run turns until a stop is asked for or the log fails; return the exit code."""
         while not self._stopping:
             due = self._node.next_deadline
-            self._poll(due)
+            ready = self._poll(due)
             now = self._clock.now_ns()
             self._lag.add(max(0, now - due))
-            messages = self._transport.receive()
-            self._clients.receive(self._node)
-            self._admin.handle_ready()
+            if now >= due:  # whatever has come must be seen before a timer is judged
+                ready.update(self._lanes.values())
+            messages = self._transport.receive(ready)
+            if self._lanes["client"] in ready:
+                self._clients.receive(self._node)
+            if self._lanes["admin"] in ready:
+                self._admin.handle_ready()
             self._node.turn(self._clock.now_ns(), messages, APPLY_SLICE_NS)
             if self._store.failure is not None:
                 raise self._store.failure
@@ -167,13 +171,19 @@ class NodeProcess:
 
     # ---- the loop --------------------------------------------------------------------------
 
-    def _poll(self, due: int) -> None:
-        """Wait until something arrives or `due`; read monitors, wake-ups and the lifeline."""
+    def _poll(self, due: int) -> set[Any]:
+        """Wait until something arrives or `due`; read monitors, wake-ups and the lifeline.
+
+        Returns what is ready. (A look into an empty lane costs 3 µs, four of them a busy turn's
+        tenth.)
+        """
         timeout_ms = 0
         if not self._node.has_backlog:
             wait = due - self._clock.now_ns()
             timeout_ms = min(_POLL_MS_MAX, max(0, -(-wait // _NS_PER_MS)))
+        ready: set[Any] = set()
         for source, _ in self._poller.poll(timeout_ms):
+            ready.add(source)
             if source == self._wake.fd:
                 self._wake.drain()
             elif source == self._start.lifeline_fd:
@@ -183,6 +193,7 @@ class NodeProcess:
                 peer = self._transport.lost_peer(source)
                 if peer is not None:
                     self._node.peer_lost(peer, self._clock.now_ns(), FORGET_JITTER_NS)
+        return ready
 
     def _make_poller(self) -> zmq.Poller:
         poller = zmq.Poller()

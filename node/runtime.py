@@ -24,6 +24,7 @@ from node.codec import build_batch
 from node.limits import (
     BATCH_BYTES_TARGET,
     BATCH_ENTRIES_MAX,
+    JOIN_BYTES_MAX,
     QUEUED_BYTES_MAX,
     READS_PENDING_MAX,
 )
@@ -135,12 +136,18 @@ class GroupRuntime:
         for request in requests:
             size += len(request.body)
             count += request.count
-            if part and (size > BATCH_BYTES_TARGET or count > BATCH_ENTRIES_MAX):
+            alone = len(request.body) > JOIN_BYTES_MAX
+            if part and (alone or size > BATCH_BYTES_TARGET or count > BATCH_ENTRIES_MAX):
                 self._propose(part, now)
                 part = []
                 size, count = len(request.body), request.count
             part.append(request)
-        self._propose(part, now)
+            if alone:
+                self._propose(part, now)
+                part = []
+                size = count = 0
+        if part:
+            self._propose(part, now)
 
     def _propose(self, requests: Sequence[WriteRequest], now: int) -> None:
         core = self.core

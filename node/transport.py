@@ -12,7 +12,7 @@ DISCONNECTED: over ipc the kernel closes a dead process's sockets at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -123,11 +123,16 @@ class PeerTransport:
                 counters.control_frames_out += size > 0
                 counters.control_bytes_out += size
 
-    def receive(self) -> list[Message]:
-        """Drain both lanes, control first, each within its bounds of frames and bytes."""
+    def receive(self, ready: Container[Socket] | None = None) -> list[Message]:
+        """Drain both lanes, control first, each within its bounds of frames and bytes.
+
+        Of `ready`, if it is given, only those that are in it.
+        """
         messages: list[Message] = []
-        self._receive_control(messages)
-        self._receive_data(messages)
+        if ready is None or self._control_in in ready:
+            self._receive_control(messages)
+        if ready is None or self._data_in in ready:
+            self._receive_data(messages)
         return messages
 
     def _receive_control(self, messages: list[Message]) -> None:
@@ -197,6 +202,8 @@ class PeerTransport:
     def _sent(self, socket: Socket, parts: Sequence[Any]) -> int:
         """Send one frame; return its bytes, 0 if it was dropped."""
         size = sum(len(part) for part in parts)
+        if size >= _COPY_BELOW:
+            parts = [_shared(part) for part in parts]
         try:
             socket.send_multipart(parts, zmq.NOBLOCK, copy=size < _COPY_BELOW)
         except zmq.Again:
@@ -216,3 +223,13 @@ class PeerTransport:
             socket.close()
             raise
         return socket
+
+
+def _shared(part: Any) -> Any:
+    """Return the received frame that a whole view is of, for ZeroMQ to share.
+
+    For any other buffer, each send wakes a thread of Python's to give it back.
+    """
+    frame: Any = part.obj if type(part) is memoryview else None
+    whole = isinstance(frame, zmq.Frame) and len(frame) == len(part)
+    return frame if whole else part

@@ -38,13 +38,13 @@ MIB: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is written. `requests` are those that our client keeps in the air (2: its default)."""
+    """What is written. `requests` are those that our client keeps in the air (4: its default)."""
 
     name: str
     value_bytes: int
     outstanding: int
     keys: int
-    requests: int = 2
+    requests: int = 4
     bare_requests: int = 4
     """What serves the bare pipe best."""
 
@@ -182,7 +182,7 @@ class OurSide:
         A new log zero-fills its first segments as it goes, which its disk pays for; from then on
         it is what it stays. After WARM_STEPS_MAX more steps it is taken as it is.
         """
-        plan = Plan(30.0, WARM_OUTSTANDING, WARM_VALUE_BYTES, 64, 2, log_bytes + MIB)
+        plan = Plan(30.0, WARM_OUTSTANDING, WARM_VALUE_BYTES, 64, 4, log_bytes + MIB)
         for _ in range(1 + WARM_STEPS_MAX):
             self._driver.ask(encode_plan(plan))
             frame = self._settle()

@@ -28,7 +28,8 @@ from node.commands import (
     Opcode,
     OutcomeCode,
     decode,
-    unpack_header,
+    unpack_prefix,
+    unpack_stamp,
 )
 from node.kv.index import KeyIndex
 from node.kv.sessions import Session, SessionBounds, SessionTable
@@ -197,35 +198,38 @@ class KeyValueMachine:
         lengths, first, start = place
         items, before, revision = self._items, self._before, self._revision
         session: Session | None = None
-        session_id = acked = seq = room = growth = count = 0
+        session_id = its_session = acked = seq = room = growth = count = 0
+        prefix, offset = b"", 0
         for length in lengths[first:] if first else lengths:
             if length <= ENTRY_HEADER_BYTES:
                 break
-            opcode, flags, key_len, expect_len, its_session, its_seq, its_acked = unpack_header(
-                source, start
-            )
-            key_at = start + ENTRY_HEADER_BYTES
-            value_at, end = key_at + key_len, start + length
-            if opcode != _OP_PUT or flags or expect_len or not 0 < key_len <= KEY_BYTES_MAX:
-                break
+            its_prefix, its_seq, its_acked = unpack_stamp(source, start)
+            if its_prefix != prefix:
+                opcode, flags, key_len, expect_len, its_session = unpack_prefix(its_prefix)
+                if opcode != _OP_PUT or flags or expect_len or not 0 < key_len <= KEY_BYTES_MAX:
+                    break
+                if session is not None and its_session != session_id:
+                    break
+                prefix, offset = its_prefix, ENTRY_HEADER_BYTES + key_len
+            value_at, end = start + offset, start + length
             if not 0 <= end - value_at <= VALUE_BYTES_MAX:
                 break
             if session is None:
                 session_id, seq, acked = its_session, its_seq, its_acked
                 session, room = self._begin_run(session_id, seq, acked)
-            elif its_seq != seq or its_session != session_id or its_acked != acked:
+            elif its_seq != seq or its_acked != acked:
                 break
             if count >= room:
                 break
             seq += 1
             count += 1
             revision += 1
-            key, value = source[key_at:value_at], source[value_at:end]
+            key, value = source[start + ENTRY_HEADER_BYTES : value_at], source[value_at:end]
             stored = items.get(key)
             if stored is None:
                 items[key] = (value, revision, revision, 1)
                 self._index.add(key)
-                growth += key_len + len(value)
+                growth += len(key) + len(value)
             else:
                 items[key] = (value, stored[1], revision, stored[3] + 1)
                 growth += len(value) - len(stored[0])

@@ -6,7 +6,7 @@ import pytest
 
 import node.runtime
 from node.client_wire import ReadReply, Refusal, Status, WriteReply
-from node.limits import BATCH_BYTES_TARGET, BATCH_ENTRIES_MAX
+from node.limits import BATCH_BYTES_TARGET, BATCH_ENTRIES_MAX, JOIN_BYTES_MAX
 from node.outcomes import Outcome
 from node.raft.messages import Append, Heartbeat
 from node.raft.types import GroupId, Index, NodeId, Role, Term
@@ -93,17 +93,30 @@ def test_the_requests_of_a_turn_are_one_batch_and_each_gets_its_own_part(alone):
     assert told == [(b"a", 1, [1]), (b"b", 2, [2, 3, 4]), (b"a", 3, [5, 6])]
 
 
+def test_a_large_request_is_a_batch_of_its_own_among_small_ones(alone):
+    session = session_of(alone)
+    sizes = [10, 10, JOIN_BYTES_MAX, 10, JOIN_BYTES_MAX, JOIN_BYTES_MAX, 10, 10]
+    for seq, size in enumerate(sizes, 1):
+        entry = put_entry(session, seq, value=b"x" * size)
+        alone.runtime.write(write_of(entry, request_id=seq))
+    before = len(alone.core.log)
+    alone.rest()
+    assert [meta.count for meta in alone.core.log.batches[before:]] == [2, 1, 1, 1, 1, 2]
+    told = [(r.origin.request_id, r.outcomes[0].revision) for _, r in alone.replies.take()]
+    assert told == [(seq, seq) for seq in range(1, 9)]
+
+
 def test_a_turn_of_many_bytes_is_several_batches_of_about_the_target_size(alone):
     session = session_of(alone)
-    value = b"x" * (BATCH_BYTES_TARGET // 4)
-    for seq in range(1, 13):
+    value = b"x" * (BATCH_BYTES_TARGET // 9)
+    for seq in range(1, 33):
         alone.runtime.write(write_of(put_entry(session, seq, value=value), request_id=seq))
     before = len(alone.core.log)
     alone.rest()
     sizes = [meta.size for meta in alone.core.log.batches[before:]]
     assert len(sizes) == 4
     assert max(sizes) <= BATCH_BYTES_TARGET + 1_000
-    assert [number for number, _ in statuses(alone)] == list(range(1, 13))
+    assert [number for number, _ in statuses(alone)] == list(range(1, 33))
 
 
 def test_one_request_larger_than_the_target_is_a_batch_alone(alone):
