@@ -277,5 +277,5 @@ def _member(config: NodeConfig) -> Member:
         heartbeat_ms=config.heartbeat_ms,
         election_ms_min=config.election_ms_min,
         election_ms_max=config.election_ms_max,
-        compaction=CompactionPolicy(config.wal.segment_bytes, config.wal.segment_bytes),
+        compaction=CompactionPolicy(3 * config.wal.segment_bytes, config.wal.segment_bytes),
     )

@@ -31,8 +31,10 @@ __all__ = ["BareSide", "Case", "Contestant", "OurSide", "Sample"]
 READY_TIMEOUT_S: Final = 60.0
 WARM_VALUE_BYTES: Final = 64 << 10
 WARM_OUTSTANDING: Final = 32
-WARM_STEPS_MAX: Final = 7
-"""The first reuse takes two segments that trail, one snapshot, and one more segment: 4 steps."""
+WARM_SECONDS_MAX: Final = 20.0
+WARM_STEPS_MAX: Final = 11
+"""The first reuse takes three segments to a snapshot, one that trails it, and the one that is begun
+meanwhile: 5 or 6 steps."""
 MIB: Final = 1 << 20
 
 
@@ -47,6 +49,8 @@ class Case:
     requests: int = 4
     bare_requests: int = 4
     """What serves the bare pipe best."""
+    warm_bytes: int = 0
+    """What our side writes before it is measured: a state of another size takes other snapshots."""
 
     def plan(self, seconds: float, requests: int, bytes_max: int | None = None) -> Plan:
         """Return the plan of one measurement."""
@@ -182,7 +186,7 @@ class OurSide:
         A new log zero-fills its first segments as it goes, which its disk pays for; from then on
         it is what it stays. After WARM_STEPS_MAX more steps it is taken as it is.
         """
-        plan = Plan(30.0, WARM_OUTSTANDING, WARM_VALUE_BYTES, 64, 4, log_bytes + MIB)
+        plan = Plan(WARM_SECONDS_MAX, WARM_OUTSTANDING, WARM_VALUE_BYTES, 64, 4, log_bytes + MIB)
         for _ in range(1 + WARM_STEPS_MAX):
             self._driver.ask(encode_plan(plan))
             frame = self._settle()
@@ -193,6 +197,13 @@ class OurSide:
         """Tell whether more was written than all the log's files could hold without reuse."""
         files = log.segments + log.spares
         return log.bytes_written > files * self._cluster.spec.wal.segment_bytes
+
+    def settle_in(self, case: Case) -> None:
+        """Write as much as the case wants to have behind it."""
+        if case.warm_bytes:
+            plan = case.plan(WARM_SECONDS_MAX, case.requests, case.warm_bytes)
+            self._driver.ask(encode_plan(plan), WARM_SECONDS_MAX + ANSWER_TIMEOUT_S)
+            self._settle()
 
     def measure(self, case: Case, seconds: float) -> Sample:
         """See `Contestant`."""
