@@ -20,7 +20,9 @@ __all__ = ["load"]
 
 
 @verb(
-    "load", example="raftdeck load --seconds 10\nraftdeck load --ops 5000 --input ./photos --json"
+    "load",
+    example="raftdeck load --seconds 10\nraftdeck load --ops 5000 --input ./photos --json\n"
+    "raftdeck load --outstanding 1000 --bulk 250",
 )
 @click.option("--seconds", type=click.FloatRange(min=0.1), metavar="S", help="How long. [10]")
 @click.option("--ops", type=click.IntRange(min=1), metavar="N", help="How many operations.")
@@ -43,12 +45,19 @@ __all__ = ["load"]
     metavar="PATH",
     help="Write the files of a directory or the lines of a file, instead of made-up values.",
 )
+@click.option(
+    "--bulk",
+    type=click.IntRange(1, 16_384),
+    default=1,
+    metavar="N",
+    help="Puts submitted together, with an outcome each (the cheapest way to write a lot). [1]",
+)
 @click.option("--timeout", type=float, default=5.0, metavar="S", help="Per operation. [5]")
 @cluster_option
 @json_option
 def load(
     seconds: float | None, ops: int | None, *, outstanding: int, reads: int, keys: int,
-    value_bytes: int, source: Path | None, timeout: float, cluster: str | None, as_json: bool,
+    value_bytes: int, source: Path | None, bulk: int, timeout: float, cluster: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Keep operations under way, and print rates and latencies of the acknowledged ones.
 
@@ -56,6 +65,10 @@ def load(
     """
     from cluster.load import Interrupted, Load, LoadPlan
 
+    if bulk > outstanding:
+        raise CommandError(
+            Exit.USAGE, f"--bulk {bulk} is more than --outstanding {outstanding}; raise the latter"
+        )
     found = attach(cluster)
     plan = LoadPlan(
         _workload(source, keys, value_bytes),
@@ -64,6 +77,7 @@ def load(
         seconds if seconds is not None or ops is not None else 10.0,
         ops,
         timeout,
+        bulk=bulk,
     )
     with found.client() as client:
         run = Load(client, plan)

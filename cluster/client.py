@@ -17,10 +17,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
+from cluster.client_bulk import BulkResult, OperationList, PutList, Writes
 from cluster.client_engine import Call, Endpoints, Engine
 from cluster.client_types import (
     ClientConfig,
@@ -43,6 +44,7 @@ from node.raft.types import NodeId
 
 __all__ = [
     "AsyncClient",
+    "BulkResult",
     "Client",
     "ClientConfig",
     "ClientError",
@@ -73,7 +75,9 @@ class ClientFuture(Call, Generic[T]):
 
     __slots__ = ("_callbacks", "_completion")
 
-    def __init__(self, subject: Operation | Query, deadline: int, node: NodeId | None) -> None:
+    def __init__(
+        self, subject: Operation | Query | Writes, deadline: int, node: NodeId | None
+    ) -> None:
         super().__init__(subject, deadline, node)
         self._completion: Completion | None = None
         self._callbacks: list[Callable[[ClientFuture[T]], object]] | None = None
@@ -151,7 +155,10 @@ def _deadline(timeout: float) -> int:
     return time.monotonic_ns() + int(timeout * 1e9)
 
 
-def _definite(build: Callable[..., Operation], *arguments: object) -> Operation:
+Built = TypeVar("Built", Operation, PutList, OperationList)
+
+
+def _definite(build: Callable[..., Built], *arguments: object) -> Built:
     """Build an operation; a bound that it breaks is a DefiniteError like any other."""
     try:
         return build(*arguments)
@@ -208,6 +215,15 @@ class Client:
         """Apply operations of `node.commands` all or none; OK or BATCH_ABORTED."""
         return self.batch_nowait(operations, timeout).result()
 
+    def put_many(
+        self, pairs: Iterable[tuple[bytes, bytes]], timeout: float | None = None
+    ) -> BulkResult:
+        """Set many keys; one outcome each. Raises the error of the first put that failed.
+
+        Not atomic (`batch` is), and in no order: each put is an operation of its own.
+        """
+        return self.put_many_nowait(pairs, timeout).result().check()
+
     def get(
         self, key: bytes, timeout: float | None = None, *, node: NodeId | None = None
     ) -> GetResult:
@@ -242,6 +258,22 @@ class Client:
         """Start a `batch`."""
         return self._submit(_definite(commands.batch, operations), timeout)
 
+    def put_many_nowait(
+        self, pairs: Iterable[tuple[bytes, bytes]], timeout: float | None = None
+    ) -> ClientFuture[BulkResult]:
+        """Start many puts under one future: the cheapest way to write a lot.
+
+        It ends when all of them have. `BulkResult.errors` says which failed; the future itself
+        fails (DefiniteError) only if none was taken in.
+        """
+        return self._submit(_definite(PutList, pairs), timeout)
+
+    def submit_many(
+        self, operations: Iterable[Operation], timeout: float | None = None
+    ) -> ClientFuture[BulkResult]:
+        """Start many operations of `node.commands` of any kind, as `put_many_nowait` does puts."""
+        return self._submit(_definite(OperationList, operations), timeout)
+
     def get_nowait(
         self, key: bytes, timeout: float | None = None, *, node: NodeId | None = None
     ) -> ClientFuture[GetResult]:
@@ -255,7 +287,7 @@ class Client:
         return self._submit(query, timeout, node)
 
     def _submit(
-        self, subject: Operation | Query, timeout: float | None, node: NodeId | None = None
+        self, subject: Operation | Query | Writes, timeout: float | None, node: NodeId | None = None
     ) -> ClientFuture[Any]:
         deadline = _deadline(self._timeout if timeout is None else timeout)
         future: ClientFuture[Any] = ClientFuture(subject, deadline, node)
@@ -270,7 +302,7 @@ class _AsyncCall(Call):
 
     def __init__(
         self,
-        subject: Operation | Query,
+        subject: Operation | Query | Writes,
         deadline: int,
         node: NodeId | None,
         future: asyncio.Future[Any],
@@ -343,6 +375,12 @@ class AsyncClient:
         """As `Client.batch`."""
         return await self.batch_nowait(operations, timeout)
 
+    async def put_many(
+        self, pairs: Iterable[tuple[bytes, bytes]], timeout: float | None = None
+    ) -> BulkResult:
+        """As `Client.put_many`."""
+        return (await self.put_many_nowait(pairs, timeout)).check()
+
     async def get(
         self, key: bytes, timeout: float | None = None, *, node: NodeId | None = None
     ) -> GetResult:
@@ -377,6 +415,18 @@ class AsyncClient:
         """Start a `batch`."""
         return self._submit(_definite(commands.batch, operations), timeout)
 
+    def put_many_nowait(
+        self, pairs: Iterable[tuple[bytes, bytes]], timeout: float | None = None
+    ) -> asyncio.Future[BulkResult]:
+        """As `Client.put_many_nowait`."""
+        return self._submit(_definite(PutList, pairs), timeout)
+
+    def submit_many(
+        self, operations: Iterable[Operation], timeout: float | None = None
+    ) -> asyncio.Future[BulkResult]:
+        """As `Client.submit_many`."""
+        return self._submit(_definite(OperationList, operations), timeout)
+
     def get_nowait(
         self, key: bytes, timeout: float | None = None, *, node: NodeId | None = None
     ) -> asyncio.Future[GetResult]:
@@ -390,7 +440,7 @@ class AsyncClient:
         return self._submit(query, timeout, node)
 
     def _submit(
-        self, subject: Operation | Query, timeout: float | None, node: NodeId | None = None
+        self, subject: Operation | Query | Writes, timeout: float | None, node: NodeId | None = None
     ) -> asyncio.Future[Any]:
         deadline = _deadline(self._timeout if timeout is None else timeout)
         future: asyncio.Future[Any] = self._loop.create_future()

@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from cluster.client_bulk import Bulk, BulkPart, Writes
 from cluster.client_gather import Gather
 from cluster.client_lane import NEVER, Lane, Shared
-from cluster.client_request import Pending
+from cluster.client_request import Pending, Waiting
 from cluster.client_types import (
     ClientConfig,
     Completion,
@@ -78,18 +79,26 @@ class ClientCore:
 
     def submit_write(self, operation: Operation, now: int, deadline: int) -> Ticket:
         """Queue a write; DefiniteError if it spans groups or the client is full."""
-        group = GroupId(0)
-        if self._groups > 1:
-            group = group_of(operation.keys[0], self._groups)
-            for key in operation.keys[1:]:
-                if group_of(key, self._groups) != group:
-                    raise DefiniteError(
-                        f"keys {operation.keys[0]!r} and {key!r} live in different groups; "
-                        "an atomic operation cannot span groups"
-                    )
-        pending = self._admit(operation, now, deadline)
+        group = self._group_of_all(operation.keys)
+        self._admit(1, deadline)
+        pending = Pending(self._take_ticket(), operation, now, deadline)
         self._submit(self._lane(group, NO_NODE), pending)
         return pending.ticket
+
+    def submit_bulk(self, writes: Writes, now: int, deadline: int) -> Ticket:
+        """Queue many writes under one ticket, all or (DefiniteError) none."""
+        places: dict[GroupId, list[int]] = {}
+        if self._groups > 1:
+            for place in range(len(writes)):
+                group = self._group_of_all(writes.keys(place))
+                places.setdefault(group, []).append(place)
+        self._admit(len(writes), deadline)
+        bulk = Bulk(self._take_ticket(), writes, now, deadline)
+        if self._groups == 1:
+            self._submit(self._lane(GroupId(0), NO_NODE), BulkPart(bulk, range(len(writes))))
+        for group, own in places.items():
+            self._submit(self._lane(group, NO_NODE), BulkPart(bulk, own))
+        return bulk.ticket
 
     def submit_read(
         self, query: Query, now: int, deadline: int, node: NodeId | None = None
@@ -100,7 +109,8 @@ class ClientCore:
             nodes = ", ".join(map(str, self._shared.nodes))
             raise DefiniteError(f"there is no node {node}; nodes are {nodes}")
         _check_query(query)
-        pending = self._admit(query, now, deadline)
+        self._admit(1, deadline)
+        pending = Pending(self._take_ticket(), query, now, deadline)
         if isinstance(query, Get):
             group = group_of(query.key, self._groups)
             self._submit(self._lane(group, pinned), pending)
@@ -114,22 +124,35 @@ class ClientCore:
                 self._submit(self._lane(GroupId(number), pinned), part)
         return pending.ticket
 
-    def _admit(self, subject: Operation | Query, now: int, deadline: int) -> Pending:
-        """Give out a ticket, unless too much is pending."""
+    def _group_of_all(self, keys: Sequence[bytes]) -> GroupId:
+        """Return the group of the keys of one operation; DefiniteError if it spans several."""
+        group = group_of(keys[0], self._groups)
+        for key in keys[1:]:
+            if group_of(key, self._groups) != group:
+                raise DefiniteError(
+                    f"keys {keys[0]!r} and {key!r} live in different groups; "
+                    "an atomic operation cannot span groups"
+                )
+        return group
+
+    def _admit(self, count: int, deadline: int) -> None:
+        """Take note of `count` more operations; DefiniteError if too much is pending."""
         shared = self._shared
         config = self._config
         if (
-            shared.pending >= config.pending_operations_max
+            shared.pending + count > config.pending_operations_max
             or shared.pending_bytes >= config.pending_bytes_max
         ):
             raise DefiniteError(
                 f"{shared.pending} operations of {shared.pending_bytes} bytes are pending; the "
                 f"client holds {config.pending_operations_max} or {config.pending_bytes_max} bytes"
             )
+        self._expire_at = min(self._expire_at, deadline)
+
+    def _take_ticket(self) -> Ticket:
         ticket = Ticket(self._next_ticket)
         self._next_ticket += 1
-        self._expire_at = min(self._expire_at, deadline)
-        return Pending(ticket, subject, now, deadline)
+        return ticket
 
     def _lane(self, group: GroupId, pinned: NodeId) -> Lane:
         lane = self._lanes.get((group, pinned))
@@ -137,9 +160,9 @@ class ClientCore:
             lane = self._lanes[group, pinned] = Lane(self._shared, group, pinned)
         return lane
 
-    def _submit(self, lane: Lane, pending: Pending) -> None:
+    def _submit(self, lane: Lane, waiting: Waiting) -> None:
         self._active[lane] = None
-        lane.submit(pending)
+        lane.submit(waiting)
 
     # --- the driver -------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from typing import Final
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from cluster.client_bulk import Writes
 from cluster.client_core import ClientCore
 from cluster.client_types import (
     ClientConfig,
@@ -58,7 +59,9 @@ class Call:
 
     __slots__ = ("deadline", "node", "subject")
 
-    def __init__(self, subject: Operation | Query, deadline: int, node: NodeId | None) -> None:
+    def __init__(
+        self, subject: Operation | Query | Writes, deadline: int, node: NodeId | None
+    ) -> None:
         self.subject = subject
         self.deadline = deadline
         self.node = node
@@ -182,6 +185,7 @@ class Engine:
             if monitor in ready:
                 recv_monitor_message(monitor)
                 self._core.peer_lost(node, now)
+        self._complete([])  # first: what callbacks submit now leaves with this turn
         self._admit(now)
         self._send(now)
         self._complete([])
@@ -195,13 +199,16 @@ class Engine:
             try:
                 if isinstance(call.subject, Operation):
                     ticket = core.submit_write(call.subject, now, call.deadline)
+                elif isinstance(call.subject, Writes):
+                    ticket = core.submit_bulk(call.subject, now, call.deadline)
                 else:
                     ticket = core.submit_read(call.subject, now, call.deadline, call.node)
             except ClientError as error:
                 refused.append((call, Completion(Ticket(0), None, error)))
             else:
                 self._calls[ticket] = call
-        self._complete(refused)
+        if refused:
+            self._complete(refused)
 
     def _receive(self, node: NodeId, socket: zmq.Socket[bytes], now: int) -> None:
         for _ in range(_REPLIES_PER_TURN):

@@ -27,14 +27,16 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from cluster.client_bulk import BulkPart
 from cluster.client_request import (
     Attempt,
     Flight,
     OpenFlight,
-    Pending,
     ReadFlight,
+    Waiting,
     WriteFlight,
     decode_result,
+    subject_of,
 )
 from cluster.client_route import Route
 from cluster.client_types import (
@@ -51,7 +53,7 @@ from cluster.client_types import (
 from node.client_wire import Consistency, ReadReply, Refusal, Reply, Status, WriteReply
 from node.commands import SESSION_ID, Operation, OutcomeCode, entry_header
 from node.limits import REPLIES_PER_SESSION_MAX
-from node.ports import Outcome
+from node.outcomes import Outcomes
 from node.raft.types import NO_NODE, GroupId, NodeId
 
 __all__ = ["NEVER", "Lane", "Shared"]
@@ -124,8 +126,8 @@ class Lane:
         self.route = Route(shared.nodes, shared.config, pinned)
         self._shared = shared
         self._pinned = pinned
-        self._writes: deque[Pending] = deque()
-        self._reads: deque[Pending] = deque()
+        self._writes: deque[Waiting] = deque()
+        self._reads: deque[Waiting] = deque()
         self._flights: list[Flight] = []
         self._session = 0
         self._next_seq = 1
@@ -133,14 +135,14 @@ class Lane:
         self._service_ns = {True: 0, False: 0}
         """Smoothed time from a request being due to its OK, of reads and of writes; 0 = unknown."""
 
-    def submit(self, pending: Pending) -> None:
-        """Queue one operation for the next request."""
-        if isinstance(pending.subject, Operation):
-            self._writes.append(pending)
+    def submit(self, waiting: Waiting) -> None:
+        """Queue one operation, or a part of a bulk, for the next request."""
+        if isinstance(waiting, BulkPart) or isinstance(waiting.subject, Operation):
+            self._writes.append(waiting)
         else:
-            self._reads.append(pending)
-        self._shared.pending += 1
-        self._shared.pending_bytes += pending.size
+            self._reads.append(waiting)
+        self._shared.pending += waiting.count
+        self._shared.pending_bytes += waiting.size
 
     @property
     def idle(self) -> bool:
@@ -194,7 +196,7 @@ class Lane:
         writes = len(self._flights) - reads
         if self._writes and writes < window:
             if self._session:
-                flight = self._build_write()
+                flight = self._build_write(window - writes)
                 if flight is not None:
                     return flight
             elif not any(isinstance(flight, OpenFlight) for flight in self._flights):
@@ -206,8 +208,12 @@ class Lane:
             return ReadFlight(operations, consistency)
         return None
 
-    def _build_write(self) -> WriteFlight | None:
-        """Stamp and join what is queued, as far as one request and the span reach."""
+    def _build_write(self, free: int) -> WriteFlight | None:
+        """Stamp and join what is queued, as far as one request and the span reach.
+
+        A bulk has a request to itself while others (`free` of the window) are left for the rest:
+        its caller chose its size, and while one is on the disk another can travel.
+        """
         session = self._session
         first_seq = seq = self._next_seq
         acked_below = first_seq
@@ -218,25 +224,42 @@ class Lane:
         last = min(first_seq + config.request_operations, acked_below + REPLIES_PER_SESSION_MAX)
         room = config.request_bytes
         queue = self._writes
-        operations: list[Pending] = []
+        operations: list[Waiting] = []
         lengths: list[int] = []
         pieces: list[bytes] = []
         while queue and seq < last:
-            operation = queue[0].subject
-            assert isinstance(operation, Operation)
-            room -= operation.size
-            if room < 0 and operations:
-                break
-            operations.append(queue.popleft())
-            lengths.append(operation.size)
-            pieces.append(entry_header(operation, session, seq, acked_below))
-            pieces += operation.body
-            seq += 1
+            waiting = queue[0]
+            if isinstance(waiting, BulkPart):
+                if operations and free > 1:
+                    break
+                fitting = waiting.fitting(last - seq, room) or (not operations)
+                if not fitting:
+                    break
+                queue.popleft()
+                if fitting < waiting.count:
+                    waiting, rest = waiting.cut(fitting)
+                    queue.appendleft(rest)
+                lengths += waiting.sizes
+                pieces += waiting.entries((session, seq, acked_below))
+            else:
+                operation = waiting.subject
+                assert isinstance(operation, Operation)
+                if operations and operation.size > room:
+                    break
+                queue.popleft()
+                lengths.append(operation.size)
+                pieces.append(entry_header(operation, session, seq, acked_below))
+                pieces += operation.body
+            operations.append(waiting)
+            room -= waiting.size
+            seq += waiting.count
         if not operations:
             return None
         self._next_seq = seq
         packed = struct.pack(f"<{len(lengths)}I", *lengths)
-        return WriteFlight(operations, (session, first_seq), packed, b"".join(pieces))
+        return WriteFlight(
+            operations, (session, first_seq), len(lengths), b"".join([packed, *pieces])
+        )
 
     def _send(self, flight: Flight, now: int) -> None:
         shared = self._shared
@@ -329,7 +352,9 @@ class Lane:
 
     def _opened(self, flight: OpenFlight, reply: Reply) -> None:
         self._drop(flight)
-        detail = reply.details.get(0, b"") if isinstance(reply, WriteReply) else b""
+        detail = (
+            reply.outcomes[0].detail if isinstance(reply, WriteReply) and reply.outcomes else b""
+        )
         if len(detail) == SESSION_ID.size:
             (self._session,) = SESSION_ID.unpack(detail)
             self._next_seq = 1
@@ -337,34 +362,54 @@ class Lane:
             self._fail_writes("the answer to open_session holds no session")
 
     def _written(self, flight: WriteFlight, reply: Reply) -> None:
-        if not isinstance(reply, WriteReply) or len(reply.codes) != len(flight.operations):
+        if not isinstance(reply, WriteReply) or len(reply.outcomes) != flight.count:
             # It was answered OK, so something happened: nothing definite can be said.
             flight.lost = True
             self._fail(flight, "the answer does not fit the request")
             return
         doubt = flight.in_doubt
         self._drop(flight)
-        details = reply.details
-        expired: list[Pending] = []
-        for position, pending in enumerate(flight.operations):
-            if pending is None:
-                continue
-            code = reply.codes[position]
-            if code in _RESULTS:
-                detail = details.get(position, b"") if details else b""
-                self._complete(pending, Outcome(code, reply.revisions[position], detail))
-            elif code == OutcomeCode.BAD_OPERATION:
-                self._complete(pending, None, DefiniteError("the node cannot read this operation"))
-            elif code == OutcomeCode.SESSION_EXPIRED and not doubt:
-                expired.append(pending)
-            else:
-                name = OutcomeCode(code).name if code in OutcomeCode._value2member_map_ else code
-                text = f"answered {name} after an earlier attempt that may have been applied"
-                self._complete(pending, None, IndefiniteError(text))
-        if OutcomeCode.SESSION_EXPIRED in reply.codes and flight.session == self._session:
-            self._session = 0
+        expired: list[Waiting] = []
+        for waiting, outcomes in zip(
+            flight.operations, reply.outcomes.split(flight.spans), strict=True
+        ):
+            if isinstance(waiting, BulkPart):
+                expired += self._bulk_written(waiting, outcomes, doubt=doubt)
+            elif waiting is not None:
+                outcome = outcomes[0]
+                if outcome.code in _RESULTS:
+                    self._complete(waiting, outcome)
+                elif outcome.code == OutcomeCode.SESSION_EXPIRED and not doubt:
+                    expired.append(waiting)
+                else:
+                    self._complete(waiting, None, _error_of(outcome.code))
+        if reply.outcomes.run is None and flight.session == self._session:
+            codes = {outcome.code for outcome in reply.outcomes}
+            if OutcomeCode.SESSION_EXPIRED in codes:
+                self._session = 0
         # Never applied, and nothing of them is under way: they start anew in a fresh session.
         self._writes.extendleft(reversed(expired))
+
+    def _bulk_written(
+        self, part: BulkPart, outcomes: Outcomes, *, doubt: bool
+    ) -> Sequence[BulkPart]:
+        """Hand a part of a bulk its outcomes; return what of it has to start anew."""
+        if outcomes.run is not None:
+            self._succeed(part, outcomes)
+            return ()
+        good: tuple[list[int], Outcomes] = [], Outcomes()
+        expired: list[int] = []
+        for place, outcome in zip(part.places, outcomes, strict=True):
+            if outcome.code in _RESULTS:
+                good[0].append(place)
+                good[1].add(outcome)
+            elif outcome.code == OutcomeCode.SESSION_EXPIRED and not doubt:
+                expired.append(place)
+            else:
+                self._complete(BulkPart(part.bulk, [place]), None, _error_of(outcome.code))
+        if good[0]:
+            self._succeed(BulkPart(part.bulk, good[0]), good[1])
+        return (BulkPart(part.bulk, expired),) if expired else ()
 
     def _read(self, flight: Flight, reply: Reply) -> None:
         self._drop(flight)
@@ -378,7 +423,7 @@ class Lane:
             if asked is None:
                 continue
             try:
-                self._complete(asked, decode_result(asked.subject, fields))
+                self._complete(asked, decode_result(subject_of(asked), fields))
             except ValueError as error:
                 self._complete(asked, None, DefiniteError(f"a malformed answer: {error}"))
         self._reads.extendleft(reversed(left))
@@ -411,7 +456,7 @@ class Lane:
                 self._drop(flight)
         return earliest
 
-    def _too_late(self, pending: Pending, flight: Flight | None) -> ClientError:
+    def _too_late(self, pending: Waiting, flight: Flight | None) -> ClientError:
         """Build the error of an operation that ran out of time (queued: `flight` is None)."""
         doubt = isinstance(flight, WriteFlight) and flight.in_doubt
         unheard = self.route.heard_at <= pending.submitted and not self._pinned
@@ -450,15 +495,35 @@ class Lane:
             self._shared.requests.pop(request_id, None)
 
     def _complete(
-        self, pending: Pending, result: Result | None, error: ClientError | None = None
+        self, waiting: Waiting, result: Result | None, error: ClientError | None = None
     ) -> None:
         shared = self._shared
-        shared.pending -= 1
-        shared.pending_bytes -= pending.size
+        shared.pending -= waiting.count
+        shared.pending_bytes -= waiting.size
         completion: Completion | None
-        if pending.gather is None:
-            completion = Completion(pending.ticket, result, error)
+        if isinstance(waiting, BulkPart):
+            assert error is not None, "outcomes come by `_succeed`"
+            completion = waiting.bulk.failed(waiting.places, error)
+        elif waiting.gather is None:
+            completion = Completion(waiting.ticket, result, error)
         else:
-            completion = pending.gather.add(self.group, result, error)
+            completion = waiting.gather.add(self.group, result, error)
         if completion is not None:
             shared.completions.append(completion)
+
+    def _succeed(self, part: BulkPart, outcomes: Outcomes) -> None:
+        shared = self._shared
+        shared.pending -= part.count
+        shared.pending_bytes -= part.size
+        completion = part.bulk.succeeded(part.places, outcomes)
+        if completion is not None:
+            shared.completions.append(completion)
+
+
+def _error_of(code: int) -> ClientError:
+    """Return the error for a code that is no result."""
+    if code == OutcomeCode.BAD_OPERATION:
+        return DefiniteError("the node cannot read this operation")
+    name = OutcomeCode(code).name if code in OutcomeCode._value2member_map_ else code
+    text = f"answered {name} after an earlier attempt that may have been applied"
+    return IndefiniteError(text)

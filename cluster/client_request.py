@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Final
 
+from cluster.client_bulk import BulkPart
 from cluster.client_gather import Gather
 from cluster.client_types import (
     Get,
@@ -37,8 +38,10 @@ __all__ = [
     "OpenFlight",
     "Pending",
     "ReadFlight",
+    "Waiting",
     "WriteFlight",
     "decode_result",
+    "subject_of",
 ]
 
 
@@ -51,6 +54,8 @@ class Pending:
 
     __slots__ = ("deadline", "gather", "size", "subject", "submitted", "ticket")
 
+    count: ClassVar[int] = 1
+
     def __init__(
         self, ticket: Ticket, subject: Operation | Query, submitted: int, deadline: int
     ) -> None:
@@ -60,6 +65,10 @@ class Pending:
         self.deadline = deadline
         self.gather: Gather | None = None
         self.size = subject.size if isinstance(subject, Operation) else _QUERY_BYTES
+
+
+Waiting = Pending | BulkPart
+"""What stands in a queue or in a request: one operation, or several of one bulk."""
 
 
 class Attempt:
@@ -79,8 +88,8 @@ class Flight:
 
     is_read: ClassVar[bool] = False
 
-    def __init__(self, operations: Sequence[Pending]) -> None:
-        self.operations: list[Pending | None] = list(operations)
+    def __init__(self, operations: Sequence[Waiting]) -> None:
+        self.operations: list[Waiting | None] = list(operations)
         """In the order of the request; None = completed early, by its deadline."""
         self.attempts: dict[int, Attempt] = {}
         """Those that are not answered yet, by request id."""
@@ -96,7 +105,7 @@ class Flight:
         """Whether some attempt may have been applied."""
         return self.lost or bool(self.attempts)
 
-    def live(self) -> Iterator[Pending]:
+    def live(self) -> Iterator[Waiting]:
         """Yield the operations that are not completed."""
         return (pending for pending in self.operations if pending is not None)
 
@@ -112,37 +121,42 @@ class Flight:
 class WriteFlight(Flight):
     """Operations of one session, stamped with their sequence numbers, the first being given."""
 
-    __slots__ = ("entries", "first_seq", "lengths", "session")
+    __slots__ = ("body", "count", "first_seq", "session", "spans")
 
     def __init__(
-        self, operations: Sequence[Pending], stamp: tuple[int, int], lengths: bytes, entries: bytes
+        self, operations: Sequence[Waiting], stamp: tuple[int, int], count: int, body: bytes
     ) -> None:
         super().__init__(operations)
         self.session, self.first_seq = stamp
-        self.lengths = lengths
-        self.entries = entries
+        self.count = count
+        self.body = body
+        """`count` lengths, then the entries."""
+        self.spans = [waiting.count for waiting in operations]
+        """How many entries each of `operations` has, also if it is None by now."""
 
     def compact(self) -> None:
         """Keep the entries, sequence numbers included, of the operations that are left."""
         if None not in self.operations:
             return
-        lengths = struct.unpack(f"<{len(self.operations)}I", self.lengths)
+        lengths = struct.unpack_from(f"<{self.count}I", self.body)
         kept: list[int] = []
         pieces: list[bytes] = []
-        start = 0
-        for length, pending in zip(lengths, self.operations, strict=True):
-            if pending is not None:
-                kept.append(length)
-                pieces.append(self.entries[start : start + length])
-            start += length
+        start, first = 4 * self.count, 0
+        for span, waiting in zip(self.spans, self.operations, strict=True):
+            own = lengths[first : first + span]
+            end = start + sum(own)
+            if waiting is not None:
+                kept += own
+                pieces.append(self.body[start:end])
+            first, start = first + span, end
         self.operations = list(self.live())
-        self.lengths = struct.pack(f"<{len(kept)}I", *kept)
-        self.entries = b"".join(pieces)
+        self.spans = [waiting.count for waiting in self.live()]
+        self.count = len(kept)
+        self.body = b"".join([struct.pack(f"<{len(kept)}I", *kept), *pieces])
 
     def parts(self, request_id: int, cluster_id: bytes, group: GroupId) -> list[Buffer]:
         """Encode as a WRITE."""
-        count = len(self.lengths) // 4
-        request = WriteRequest(request_id, cluster_id, group, count, self.lengths, self.entries)
+        request = WriteRequest(request_id, cluster_id, group, self.count, self.body)
         return encode_write_request(request)
 
 
@@ -153,7 +167,7 @@ class OpenFlight(WriteFlight):
 
     def __init__(self) -> None:
         entry = encode_open_session()
-        super().__init__((), (0, 0), struct.pack("<I", len(entry)), entry)
+        super().__init__((), (0, 0), 1, struct.pack("<I", len(entry)) + entry)
 
     def compact(self) -> None:
         """Keep the one entry."""
@@ -166,20 +180,26 @@ class ReadFlight(Flight):
 
     is_read = True
 
-    def __init__(self, operations: Sequence[Pending], consistency: Consistency) -> None:
+    def __init__(self, operations: Sequence[Waiting], consistency: Consistency) -> None:
         super().__init__(operations)
         self.consistency = consistency
-        self.queries = tuple(_query_fields(pending.subject) for pending in operations)
+        self.queries = tuple(_query_fields(subject_of(pending)) for pending in operations)
 
     def compact(self) -> None:
         """Keep the queries that are left."""
         self.operations = list(self.live())
-        self.queries = tuple(_query_fields(pending.subject) for pending in self.live())
+        self.queries = tuple(_query_fields(subject_of(pending)) for pending in self.live())
 
     def parts(self, request_id: int, cluster_id: bytes, group: GroupId) -> list[Buffer]:
         """Encode as a READ."""
         request = ReadRequest(request_id, cluster_id, group, self.consistency, self.queries)
         return encode_read_request(request)
+
+
+def subject_of(waiting: Waiting) -> Operation | Query:
+    """Return what one operation asks for; a bulk asks for nothing but writes."""
+    assert isinstance(waiting, Pending)
+    return waiting.subject
 
 
 def _query_fields(subject: Operation | Query) -> list[object]:

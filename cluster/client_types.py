@@ -77,8 +77,9 @@ class NoQuorumIndefiniteError(NoQuorumError, IndefiniteError):
 class ClientConfig:
     """Knobs of a client core. Windows are per group."""
 
-    requests_in_flight: int = 2
-    """Write requests, and as many read requests: one travels while the other is on the disk."""
+    requests_in_flight: int = 4
+    """Write requests, and as many read requests: while one is on the disk, others are on their way,
+    wait at the leader for the next write, or are being answered."""
     request_bytes: int = 1 << 20
     """A request is closed at this size; a single larger operation travels alone."""
     request_operations: int = 4_096
@@ -156,8 +157,9 @@ class RangeResult:
     more: bool
 
 
-Result = Outcome | GetResult | RangeResult
-"""Writes end as an Outcome (OK, ABSENT, CONFLICT or BATCH_ABORTED), reads as the other two."""
+Result = Outcome | Sequence[Outcome] | GetResult | RangeResult
+"""Writes end as an Outcome (OK, ABSENT, CONFLICT or BATCH_ABORTED), bulks as one of each of their
+operations (`cluster.client_bulk.BulkResult`), reads as the other two."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from cluster.client import Client, ClientFuture
+    from cluster.client import BulkResult, Client, ClientError, ClientFuture
     from cluster.workload import Item, Workload
 
 __all__ = ["LOAD_SCHEMA", "Interrupted", "LatencyHistogram", "Load", "LoadPlan", "LoadReport"]
@@ -37,10 +37,10 @@ class LatencyHistogram:
         self._total = 0
         self.longest_ns = 0
 
-    def add(self, latency_ns: int) -> None:
-        """Count one latency."""
-        self._counts[int(math.log2(max(1, latency_ns)) * _BUCKETS_PER_DOUBLING)] += 1
-        self._total += 1
+    def add(self, latency_ns: int, count: int = 1) -> None:
+        """Count the latency of `count` operations."""
+        self._counts[int(math.log2(max(1, latency_ns)) * _BUCKETS_PER_DOUBLING)] += count
+        self._total += count
         self.longest_ns = max(self.longest_ns, latency_ns)
 
     def quantile_ms(self, fraction: float) -> float | None:
@@ -67,6 +67,12 @@ class LoadPlan:
     operations: int | None = None
     timeout_s: float = 5.0
     seed: int = 1
+    bulk: int = 1
+    """Puts that are submitted together, and end together (`Client.put_many`); ≤ `outstanding`."""
+
+    def __post_init__(self) -> None:
+        """Refuse a bulk for which there would never be room."""
+        assert 1 <= self.bulk <= self.outstanding
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,8 @@ class Load:
         self._latencies = LatencyHistogram()
         self._rng = random.Random(plan.seed)
         self._written: list[bytes] = []
+        self._gathered: list[tuple[bytes, bytes]] = []
+        """Puts that wait until they are a bulk; each holds a place in the window."""
         self.submitted = 0
         self.acked = 0
         self._reads = 0
@@ -125,6 +133,7 @@ class Load:
             self._submit_all(started, tick)
         except KeyboardInterrupt:  # report what was measured; the caller sees it by the exit code
             interrupted = True
+        self._submit_gathered()
         for _ in range(self._plan.outstanding):
             self._window.acquire()
         report = self._report(time.monotonic() - started)
@@ -161,9 +170,22 @@ class Load:
             return
         if self._plan.read_percent and len(self._written) < OUTSTANDING_MAX:
             self._written.append(item.key)
+        if self._plan.bulk > 1:
+            self._gathered.append((item.key, item.value))
+            if len(self._gathered) == self._plan.bulk:
+                self._submit_gathered()
+            return
         size = len(item.key) + len(item.value)
         future = self._client.put_nowait(item.key, item.value, self._plan.timeout_s)
         future.add_done_callback(lambda done: self._ended(done, begun, size))
+
+    def _submit_gathered(self) -> None:
+        pairs, self._gathered = self._gathered, []
+        if not pairs:
+            return
+        begun = time.monotonic_ns()
+        future = self._client.put_many_nowait(pairs, self._plan.timeout_s)
+        future.add_done_callback(lambda done: self._bulk_ended(done, begun, pairs))
 
     def _ended(self, future: ClientFuture[Any], begun: int, size: int) -> None:
         """Count a completion; on the client's thread."""
@@ -173,14 +195,35 @@ class Load:
             self._bytes += size
             self._latencies.add(time.monotonic_ns() - begun)
         else:
-            from cluster.client_types import DefiniteError
-
-            if isinstance(error, DefiniteError):
-                self._definite += 1
-            else:
-                self._indefinite += 1
-            self._last_error = str(error)
+            self._failed(error, 1)
         self._window.release()
+
+    def _bulk_ended(
+        self, future: ClientFuture[BulkResult], begun: int, pairs: Sequence[tuple[bytes, bytes]]
+    ) -> None:
+        """Count the operations of a bulk one by one; on the client's thread."""
+        refused = future.exception()
+        if refused is not None:
+            self._failed(refused, len(pairs))
+        else:
+            errors = future.result().errors
+            for error in errors.values():
+                self._failed(error, 1)
+            acked = [pair for place, pair in enumerate(pairs) if place not in errors]
+            self.acked += len(acked)
+            self._bytes += sum(len(key) + len(value) for key, value in acked)
+            if acked:
+                self._latencies.add(time.monotonic_ns() - begun, len(acked))
+        self._window.release(len(pairs))
+
+    def _failed(self, error: ClientError, count: int) -> None:
+        from cluster.client_types import DefiniteError
+
+        if isinstance(error, DefiniteError):
+            self._definite += count
+        else:
+            self._indefinite += count
+        self._last_error = str(error)
 
     def _report(self, seconds: float) -> LoadReport:
         longest = self._latencies.longest_ns

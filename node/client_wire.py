@@ -1,25 +1,28 @@
 """Frames of the client lane, for both of its ends (docs/ARCHITECTURE.md §8).
 
-Request: part 0 = msgpack `[1, kind, request_id, cluster_id, group, extra]`.
+Request: part 0 = msgpack `[2, kind, request_id, cluster_id, group, extra]`.
 
-    WRITE  extra = count        part 1: count × u32 lengths    part 2: the entries end to end
+    WRITE  extra = count        part 1: count × u32 lengths, then the entries end to end
     READ   extra = consistency  part 1: msgpack list of queries
 
-Reply: part 0 = msgpack `[1, request_id, status, group, leader, term, text]`, and for OK
+Reply: part 0 = msgpack `[2, request_id, status, group, leader, term, text]`, and for OK
 
     to a WRITE   part 1: count × u8 codes   part 2: count × u64 revisions   part 3: msgpack
                  map {position: detail}
+                 or, if all are OK, each one revision further, without details:
+                 part 1: u64 first revision   part 2: u32 count
     to a READ    part 1: msgpack list of results; fewer than queries if the reply was full
 
-Nothing here looks into an entry: a node joins the lengths and the entries of many requests into
-one batch body, and splits it only where it is applied. Decoding is bounded and raises `WireError`
+Nothing here looks into an entry: part 1 of a WRITE has the layout of a batch's body. A request that
+becomes a batch of its own is that body; of several, a node joins the lengths, then the entries. It
+is split only where it is applied. Decoding is bounded and raises `WireError`
 for anything malformed; every value that it returns has been checked against `node/limits.py`.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -41,7 +44,7 @@ from node.limits import (
     VALUE_BYTES_MAX,
     WRITE_DETAILS_BYTES_MAX,
 )
-from node.ports import Outcome
+from node.outcomes import Outcome, Outcomes
 from node.raft.types import NO_NODE, NO_TERM, Buffer, GroupId, NodeId, Term
 
 __all__ = [
@@ -65,12 +68,15 @@ __all__ = [
     "encode_write_request",
 ]
 
-WIRE_VERSION: Final = 1
+WIRE_VERSION: Final = 2
+"""1 had lengths and entries of a WRITE in two parts, and no runs."""
 _KIND_WRITE: Final = 1
 _KIND_READ: Final = 2
 
 _REPLY_HEADER_BYTES_MAX: Final = REPLY_TEXT_BYTES_MAX + 64
 _RESULTS_ITEMS_MAX: Final = max(QUERIES_PER_REQUEST_MAX, RANGE_ITEMS_MAX)
+_FIRST_REVISION: Final = struct.Struct("<Q")
+_COUNT: Final = struct.Struct("<I")
 _U64_MAX: Final = (1 << 64) - 1
 _U32_MAX: Final = (1 << 32) - 1
 
@@ -113,7 +119,7 @@ class WireError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class WriteRequest:
-    """`count` entries end to end, and their u32 lengths (4 × count bytes), which add up.
+    """`count` u32 lengths, then as many entries end to end, which the lengths add up to.
 
     `client` is the identity that the node's ROUTER gave the sender; empty at the client's end.
     """
@@ -122,9 +128,18 @@ class WriteRequest:
     cluster_id: bytes
     group: GroupId
     count: int
-    lengths: Buffer
-    entries: Buffer
+    body: Buffer
     client: bytes = b""
+
+    @property
+    def lengths(self) -> Buffer:
+        """The length vector."""
+        return memoryview(self.body)[: 4 * self.count]
+
+    @property
+    def entries(self) -> Buffer:
+        """The entries end to end."""
+        return memoryview(self.body)[4 * self.count :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +174,10 @@ class ReplyOrigin:
 
 @dataclass(frozen=True, slots=True)
 class WriteReply:
-    """OK to a write: per entry a code, a revision, and where there is one a detail."""
+    """OK to a write: one outcome per entry; their codes are the sender's, known or not."""
 
     origin: ReplyOrigin
-    codes: bytes
-    revisions: tuple[int, ...]
-    details: Mapping[int, bytes]
+    outcomes: Outcomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +204,7 @@ Reply = WriteReply | ReadReply | Refusal
 
 
 def encode_write_request(request: WriteRequest) -> list[Buffer]:
-    """Encode a write; three parts. Lengths and entries are passed through untouched."""
+    """Encode a write; two parts. The body is passed through untouched."""
     header: bytes = msgpack.packb(
         (
             WIRE_VERSION,
@@ -202,7 +215,7 @@ def encode_write_request(request: WriteRequest) -> list[Buffer]:
             request.count,
         )
     )
-    return [header, request.lengths, request.entries]
+    return [header, request.body]
 
 
 def encode_read_request(request: ReadRequest) -> list[Buffer]:
@@ -224,9 +237,9 @@ def encode_read_request(request: ReadRequest) -> list[Buffer]:
 def decode_request(parts: Sequence[Buffer], client: bytes = b"") -> Request:
     """Decode the parts after the ROUTER's identity, which is `client`; else WireError."""
     if not 2 <= len(parts) <= 3 or len(parts[0]) > REQUEST_HEADER_BYTES_MAX:
-        raise WireError("a request has 2 or 3 parts and a short header")
+        raise WireError("a request has 2 parts and a short header")
     match _unpack(parts[0]):
-        case [1, int(kind), int(request_id), bytes(cluster_id), int(group), int(extra)] if (
+        case [2, int(kind), int(request_id), bytes(cluster_id), int(group), int(extra)] if (
             bool not in map(type, (kind, request_id, group, extra))  # True is an int, too
             and 0 < request_id <= _U64_MAX
             and len(cluster_id) == CLUSTER_ID_BYTES
@@ -236,31 +249,31 @@ def decode_request(parts: Sequence[Buffer], client: bytes = b"") -> Request:
         case _:
             raise WireError("a malformed request header")
     try:
-        if kind == _KIND_WRITE and len(parts) == 3:
-            _, lengths, entries = parts
-            _check_entries(extra, lengths, entries)
-            return WriteRequest(
-                request_id, cluster_id, GroupId(group), extra, lengths, entries, client
-            )
-        if kind == _KIND_READ and len(parts) == 2 and extra in (0, 1):
+        if len(parts) != 2:
+            raise WireError(f"a request has 2 parts, not {len(parts)}")
+        if kind == _KIND_WRITE:
+            _check_entries(extra, parts[1])
+            return WriteRequest(request_id, cluster_id, GroupId(group), extra, parts[1], client)
+        if kind == _KIND_READ and extra in (0, 1):
             queries = _decode_queries(parts[1])
             consistency = Consistency(extra)
             return ReadRequest(request_id, cluster_id, GroupId(group), consistency, queries, client)
-        raise WireError(f"a request of kind {kind}, extra {extra}, {len(parts)} parts")
+        raise WireError(f"a request of kind {kind}, extra {extra}")
     except WireError as error:
         raise WireError(str(error), request_id, group) from None
 
 
-def _check_entries(count: int, lengths: Buffer, entries: Buffer) -> None:
+def _check_entries(count: int, body: Buffer) -> None:
     if not 0 < count <= ENTRIES_PER_REQUEST_MAX:
         raise WireError(f"{count} entries; a request holds 1 to {ENTRIES_PER_REQUEST_MAX}")
-    if len(entries) > REQUEST_BYTES_MAX:
-        raise WireError(f"{len(entries)} bytes; a request holds at most {REQUEST_BYTES_MAX}")
-    if len(lengths) != 4 * count:
-        raise WireError(f"{len(lengths)} bytes of lengths for {count} entries")
-    total = sum(struct.unpack(f"<{count}I", lengths))
-    if total != len(entries):
-        raise WireError(f"lengths add up to {total}, but there are {len(entries)} bytes")
+    size = len(body) - 4 * count
+    if size < 0:
+        raise WireError(f"{len(body)} bytes, too few for the lengths of {count} entries")
+    if size > REQUEST_BYTES_MAX:
+        raise WireError(f"{size} bytes; a request holds at most {REQUEST_BYTES_MAX}")
+    total = sum(struct.unpack_from(f"<{count}I", body))
+    if total != size:
+        raise WireError(f"lengths add up to {total}, but there are {size} bytes")
 
 
 def _decode_queries(packed: Buffer) -> tuple[list[object], ...]:
@@ -283,13 +296,17 @@ def _decode_queries(packed: Buffer) -> tuple[list[object], ...]:
 # --- replies --------------------------------------------------------------------------
 
 
-def encode_write_reply(origin: ReplyOrigin, outcomes: Sequence[Outcome]) -> list[Buffer]:
-    """Encode OK to a write from one outcome per entry; four parts."""
+def encode_write_reply(origin: ReplyOrigin, outcomes: Outcomes) -> list[Buffer]:
+    """Encode OK to a write from one outcome per entry; three parts for a run, else four."""
+    header = _reply_header(origin, Status.OK, "")
+    run = outcomes.run
+    if run is not None:
+        return [header, _FIRST_REVISION.pack(run.revision), _COUNT.pack(run.count)]
     count = len(outcomes)
     codes = bytes([outcome.code for outcome in outcomes])
     revisions = struct.pack(f"<{count}Q", *[outcome.revision for outcome in outcomes])
     details = {i: outcome.detail for i, outcome in enumerate(outcomes) if outcome.detail}
-    return [_reply_header(origin, Status.OK, ""), codes, revisions, msgpack.packb(details)]
+    return [header, codes, revisions, msgpack.packb(details)]
 
 
 def encode_read_reply(origin: ReplyOrigin, results: Sequence[object]) -> list[Buffer]:
@@ -324,7 +341,7 @@ def decode_reply(parts: Sequence[Buffer]) -> Reply:
     if not 1 <= len(parts) <= 4 or len(parts[0]) > _REPLY_HEADER_BYTES_MAX:
         raise WireError("a reply has 1 to 4 parts and a short header")
     match _unpack(parts[0]):
-        case [1, int(request_id), int(status), int(group), int(leader), int(term), str(text)] if (
+        case [2, int(request_id), int(status), int(group), int(leader), int(term), str(text)] if (
             status in Status._value2member_map_
             and min(request_id, group, leader, term) >= 0
             and max(group, leader) <= _U32_MAX
@@ -334,6 +351,8 @@ def decode_reply(parts: Sequence[Buffer]) -> Reply:
             raise WireError("a malformed reply header")
     if status == Status.OK and len(parts) == 4:
         return _decode_write_reply(origin, parts)
+    if status == Status.OK and len(parts) == 3:
+        return _decode_run(origin, parts)
     if status == Status.OK and len(parts) == 2:
         return ReadReply(origin, _decode_results(parts[1]))
     if status != Status.OK and len(parts) == 1:
@@ -355,7 +374,22 @@ def _decode_write_reply(origin: ReplyOrigin, parts: Sequence[Buffer]) -> WriteRe
     for position, detail in details.items():
         if not (isinstance(position, int) and 0 <= position < count and isinstance(detail, bytes)):
             raise WireError("details are not {position: bytes}")
-    return WriteReply(origin, bytes(codes), struct.unpack(f"<{count}Q", revisions), details)
+    outcomes = Outcomes()
+    for position, (revision,) in enumerate(_FIRST_REVISION.iter_unpack(revisions)):
+        outcomes.add(Outcome(codes[position], revision, details.get(position, b"")))
+    return WriteReply(origin, outcomes)
+
+
+def _decode_run(origin: ReplyOrigin, parts: Sequence[Buffer]) -> WriteReply:
+    _, first, length = parts
+    if len(first) != _FIRST_REVISION.size or len(length) != _COUNT.size:
+        raise WireError(f"a run of {len(first)} and {len(length)} bytes")
+    (revision,), (count,) = _FIRST_REVISION.unpack(first), _COUNT.unpack(length)
+    if not 0 < count <= ENTRIES_PER_REQUEST_MAX or revision + count - 1 > _U64_MAX:
+        raise WireError(f"a run of {count} from revision {revision}")
+    outcomes = Outcomes()
+    outcomes.add_run(revision, count)
+    return WriteReply(origin, outcomes)
 
 
 def _decode_results(packed: Buffer) -> tuple[list[object], ...]:

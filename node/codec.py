@@ -130,16 +130,23 @@ Envelope = tuple[Sender, list[Message]]
 def build_batch(
     place: tuple[GroupId, Term, Index],
     leader_time_ms: int,
-    parts: Sequence[tuple[int, Buffer, Buffer]],
+    parts: Sequence[tuple[int, Buffer]],
 ) -> Batch:
-    """Encode a batch for (group, term, base index) from (count, lengths, entries) parts.
+    """Encode a batch for (group, term, base index) from (count, body) parts.
 
-    No entry is touched: the parts' length vectors are joined, then their entries. One copy and
-    one CRC of the body, once per batch and cluster.
+    Each body has the layout of a batch's: one alone is the batch's own, uncopied unless it is
+    small. Of several, the length vectors are joined, then the entries; no entry is touched. One
+    CRC of the body, once per batch and cluster.
     """
     group, term, base_index = place
     count = sum(part[0] for part in parts)
-    body = b"".join([*(part[1] for part in parts), *(part[2] for part in parts)])
+    if len(parts) == 1:
+        body = _kept(parts[0][1])
+    else:
+        views = [(4 * part[0], memoryview(part[1])) for part in parts]
+        body = b"".join(
+            [*(view[:cut] for cut, view in views), *(view[cut:] for cut, view in views)]
+        )
     header = RecordHeader(
         kind=Kind.BATCH,
         group=group,
@@ -157,10 +164,10 @@ def build_batch(
 def noop_builder(group: GroupId) -> NoopBuilder:
     """Return what encodes a new leader's empty batch: one noop entry."""
     entry = encode_noop()
-    lengths = _LENGTH.pack(len(entry))
+    body = _LENGTH.pack(len(entry)) + entry
 
     def build(term: Term, base_index: Index) -> Batch:
-        return build_batch((group, term, base_index), 0, [(1, lengths, entry)])
+        return build_batch((group, term, base_index), 0, [(1, body)])
 
     return build
 
@@ -183,8 +190,12 @@ def decode_batch(group: int, header: Buffer, body: Buffer) -> Batch:
     _check_lengths(fields_.count, body)
     size = HEADER_BYTES + fields_.payload_len
     meta = BatchMeta(Term(fields_.term), Index(fields_.base_index), fields_.count, size)
-    kept = bytes(body) if len(body) < _COPY_BELOW else body
-    return Batch(meta, fields_.leader_time_ms, bytes(header), kept)
+    return Batch(meta, fields_.leader_time_ms, bytes(header), _kept(body))
+
+
+def _kept(body: Buffer) -> Buffer:
+    """Return a received body for keeping: see `_COPY_BELOW`."""
+    return bytes(body) if len(body) < _COPY_BELOW else body
 
 
 def _check_lengths(count: int, body: Buffer) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "ENTRY_HEADER_BYTES",
     "MULTI_OUTCOME",
     "SESSION_ID",
+    "VIEW_BYTES_MIN",
     "Command",
     "EncodeError",
     "Opcode",
@@ -48,7 +49,12 @@ __all__ = [
     "encode_noop",
     "encode_open_session",
     "entry_header",
+    "pack_header",
     "put",
+    "put_sizes",
+    "unpack_header",
+    "unpack_prefix",
+    "unpack_stamp",
 ]
 
 _HEADER: Final = struct.Struct("<BBHIQQQ")
@@ -124,6 +130,20 @@ def put(key: bytes, value: bytes) -> Operation:
         _refuse_sizes(key, value)
     size = ENTRY_HEADER_BYTES + key_len + value_len
     return Operation(Opcode.PUT, 0, key_len, 0, (key, value), (key,), size)
+
+
+def put_sizes(keys: Sequence[bytes], values: Sequence[bytes]) -> list[int]:
+    """Return the bytes of the entries of many puts. EncodeError if one is out of bounds."""
+    key_lens, value_lens = list(map(len, keys)), list(map(len, values))
+    if keys and not (
+        0 < min(key_lens) <= max(key_lens) <= KEY_BYTES_MAX and max(value_lens) <= VALUE_BYTES_MAX
+    ):
+        for key, value in zip(keys, values, strict=True):
+            _refuse_sizes(key, value)
+    return [
+        ENTRY_HEADER_BYTES + key_len + value_len
+        for key_len, value_len in zip(key_lens, value_lens, strict=True)
+    ]
 
 
 def delete(key: bytes) -> Operation:
@@ -210,7 +230,11 @@ def _refuse_sizes(key: bytes, value: bytes) -> None:
         raise EncodeError(f"a value of {len(value)} bytes; a value has at most {VALUE_BYTES_MAX}")
 
 
-Command = tuple[int, int, int, int, bytes, bytes | None, bytes, "tuple[Command, ...]"]
+VIEW_BYTES_MIN: Final = 64 << 10
+"""From this size on a put's value is not copied out of a batch that it makes up at least half of: a
+view keeps the batch alive, so that it takes at most twice its own size."""
+
+Command = tuple[int, int, int, int, bytes, bytes | None, Buffer, "tuple[Command, ...]"]
 """A decoded entry: opcode, session, seq, acked_below, key, expected value (None = expect absent;
 CAS only), value, nested commands (batch only). A plain tuple, not a class: one is made for every
 entry on every replica, and lives for a microsecond."""
@@ -222,18 +246,34 @@ _OP_DELETE: Final = int(Opcode.DELETE)
 _OP_CAS: Final = int(Opcode.CAS)
 _OP_BATCH: Final = int(Opcode.BATCH)
 
-_unpack_header = _HEADER.unpack_from
+pack_header: Final = _HEADER.pack
+"""What `entry_header` does, of the bare fields: opcode, flags, key_len, expect_len, session, seq,
+acked_below."""
+
+_PREFIX: Final = struct.Struct("<BBHIQ")
+_STAMP: Final = struct.Struct(f"<{_PREFIX.size}sQQ")
+assert _STAMP.size == ENTRY_HEADER_BYTES
+
+unpack_stamp: Final = _STAMP.unpack_from
+"""The first 16 bytes of the entry at an offset as they are, then its seq and acked_below."""
+
+unpack_prefix: Final = _PREFIX.unpack
+"""Opcode, flags, key_len, expect_len and session: what those 16 bytes hold."""
+
+unpack_header: Final = _HEADER.unpack_from
+"""Opcode, flags, key_len, expect_len, session, seq and acked_below of the entry at an offset."""
 
 
 def decode(body: Buffer, start: int, end: int) -> Command | None:
     """Decode the entry at body[start:end]; None for anything but a well-formed entry.
 
-    `0 ≤ start ≤ end ≤ len(body)` is the caller's duty. Key and value are copied out as bytes.
+    `0 ≤ start ≤ end ≤ len(body)` is the caller's duty. Key and value are copied out as bytes, but for
+    a large value of a `body` that is a view (VIEW_BYTES_MIN).
     """
     key_start = start + ENTRY_HEADER_BYTES
     if key_start > end:
         return None
-    opcode, flags, key_len, expect_len, session, seq, acked_below = _unpack_header(body, start)
+    opcode, flags, key_len, expect_len, session, seq, acked_below = unpack_header(body, start)
     if session == 0 or not 0 < acked_below <= seq:
         bare = end == key_start and not (flags or key_len or expect_len)
         unstamped = session == seq == acked_below == 0
@@ -248,7 +288,9 @@ def decode(body: Buffer, start: int, end: int) -> Command | None:
             and 0 <= end - value_start <= VALUE_BYTES_MAX
         ):
             key = bytes(body[key_start:value_start])
-            value = bytes(body[value_start:end])
+            value = body[value_start:end]
+            if len(value) < VIEW_BYTES_MIN or 2 * len(value) < len(body):
+                value = bytes(value)
             return (_OP_PUT, session, seq, acked_below, key, None, value, ())
         return None
     if opcode == _OP_BATCH:
@@ -264,7 +306,7 @@ def decode(body: Buffer, start: int, end: int) -> Command | None:
 
 def _decode_fields(body: Buffer, start: int, end: int) -> tuple[bytes, bytes | None, bytes] | None:
     """Decode key, expected value and value of a put, delete or CAS; None if malformed."""
-    opcode, flags, key_len, expect_len, _, _, _ = _unpack_header(body, start)
+    opcode, flags, key_len, expect_len, _, _, _ = unpack_header(body, start)
     if not 0 < key_len <= KEY_BYTES_MAX:
         return None
     key_start = start + ENTRY_HEADER_BYTES
@@ -295,7 +337,7 @@ def _decode_nested(body: Buffer, start: int, end: int) -> tuple[Command, ...] | 
         start = first + _NESTED_LENGTH.unpack_from(body, start)[0]
         if start > end or start - first < ENTRY_HEADER_BYTES:
             return None
-        opcode, _, _, _, session, seq, acked_below = _unpack_header(body, first)
+        opcode, _, _, _, session, seq, acked_below = unpack_header(body, first)
         fields = _decode_fields(body, first, start)
         if fields is None or session or seq or acked_below:
             return None

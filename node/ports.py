@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from node.outcomes import Outcome, Outcomes
 from node.raft.messages import Message
 from node.raft.types import (
     Batch,
@@ -29,6 +30,7 @@ __all__ = [
     "GroupWrite",
     "LogStore",
     "Outcome",
+    "Outcomes",
     "ReplySink",
     "SnapshotDone",
     "SnapshotSink",
@@ -109,19 +111,10 @@ class LogStore(Protocol):
         """Bytes submitted and not yet durable."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The state machine's answer to one entry (codes: docs/ARCHITECTURE.md §7)."""
-
-    code: int
-    revision: int
-    detail: bytes = b""
-
-
 class StateMachine(Protocol):
     """A deterministic, total function of the committed entries."""
 
-    def apply(self, meta: BatchMeta, leader_time_ms: int, body: Buffer) -> list[Outcome]:
+    def apply(self, meta: BatchMeta, leader_time_ms: int, body: Buffer) -> Outcomes:
         """Apply a whole batch; one outcome per entry. Never raises for any input bytes."""
 
     def query_all(self, queries: Sequence[object]) -> list[object]:

@@ -148,6 +148,8 @@ class NodeProcess:
         while not self._stopping:
             ready = self._wait()
             now = self._clock.now_ns()
+            if now >= self._node.next_deadline:
+                ready |= _LANE_NAMES  # what has come meanwhile is seen before a timer is judged
             messages = self._transport.receive(ready & PEER_LANES)
             replied = self._clients.frames_out
             if "client" in ready:
@@ -297,5 +299,5 @@ def _member(config: NodeConfig) -> Member:
         heartbeat_ms=config.heartbeat_ms,
         election_ms_min=config.election_ms_min,
         election_ms_max=config.election_ms_max,
-        compaction=CompactionPolicy(config.wal.segment_bytes, config.wal.segment_bytes),
+        compaction=CompactionPolicy(3 * config.wal.segment_bytes, config.wal.segment_bytes),
     )

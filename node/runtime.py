@@ -24,10 +24,11 @@ from node.codec import build_batch
 from node.limits import (
     BATCH_BYTES_TARGET,
     BATCH_ENTRIES_MAX,
+    JOIN_BYTES_MAX,
     QUEUED_BYTES_MAX,
     READS_PENDING_MAX,
 )
-from node.ports import LogStore, Outcome, ReplySink, StateMachine
+from node.ports import LogStore, Outcomes, ReplySink, StateMachine
 from node.raft.core import Core
 from node.raft.types import GroupId, Index, ReadContext, ReadGrant, Role, Term
 
@@ -99,7 +100,7 @@ class GroupRuntime:
             return
         self.attention[self._group] = self
         self._gathered.append(request)
-        self._gathered_bytes += len(request.lengths) + len(request.entries)
+        self._gathered_bytes += len(request.body)
 
     def read(self, request: ReadRequest) -> None:
         """Queue a local read for the applied state, or start a linearizable one.
@@ -137,21 +138,27 @@ class GroupRuntime:
         part: list[WriteRequest] = []
         size = count = 0
         for request in requests:
-            size += len(request.lengths) + len(request.entries)
+            size += len(request.body)
             count += request.count
-            if part and (size > BATCH_BYTES_TARGET or count > BATCH_ENTRIES_MAX):
+            alone = len(request.body) > JOIN_BYTES_MAX
+            if part and (alone or size > BATCH_BYTES_TARGET or count > BATCH_ENTRIES_MAX):
                 self._propose(part, now)
                 part = []
-                size, count = len(request.lengths) + len(request.entries), request.count
+                size, count = len(request.body), request.count
             part.append(request)
-        self._propose(part, now)
+            if alone:
+                self._propose(part, now)
+                part = []
+                size = count = 0
+        if part:
+            self._propose(part, now)
 
     def _propose(self, requests: Sequence[WriteRequest], now: int) -> None:
         core = self.core
         batch = build_batch(
             (self._group, core.term, Index(core.log.last_index + 1)),
             self._leader_time_ms(now),
-            [(request.count, request.lengths, request.entries) for request in requests],
+            [(request.count, request.body) for request in requests],
         )
         core.propose(batch)
         self.batches_proposed += 1
@@ -163,7 +170,7 @@ class GroupRuntime:
             return Status.NOT_LEADER
         if self._store.disk_full:
             return Status.DISK_FULL
-        size = self._gathered_bytes + len(request.lengths) + len(request.entries)
+        size = self._gathered_bytes + len(request.body)
         if not self.core.accepts(size) or self._store.queued_bytes + size > QUEUED_BYTES_MAX:
             return Status.BUSY
         return None
@@ -237,11 +244,9 @@ class GroupRuntime:
         for client, request_id, _ in waiting.requests:
             self._refuse(client, request_id, Status.LEAD_LOST)
 
-    def _answer_batch(self, waiting: _Waiting, outcomes: Sequence[Outcome]) -> None:
-        start = 0
-        for client, request_id, count in waiting.requests:
-            part = outcomes[start : start + count]
-            start += count
+    def _answer_batch(self, waiting: _Waiting, outcomes: Outcomes) -> None:
+        parts = outcomes.split([count for _, _, count in waiting.requests])
+        for (client, request_id, count), part in zip(waiting.requests, parts, strict=True):
             self.entries_acked += count
             self._replies.reply(client, encode_write_reply(self._origin(request_id), part))
 

@@ -250,6 +250,8 @@ class PeerTransport:
     def _sent(self, socket: Socket, parts: Sequence[Any]) -> int:
         """Send one frame; return its bytes, 0 if it was dropped."""
         size = sum(len(part) for part in parts)
+        if size >= _COPY_BELOW:
+            parts = [_shared(part) for part in parts]
         try:
             socket.send_multipart(parts, zmq.NOBLOCK, copy=size < _COPY_BELOW)
         except zmq.Again:
@@ -269,3 +271,13 @@ class PeerTransport:
             socket.close()
             raise
         return socket
+
+
+def _shared(part: Any) -> Any:
+    """Return the received frame that a whole view is of, for ZeroMQ to share.
+
+    For any other buffer, each send wakes a thread of Python's to give it back.
+    """
+    frame: Any = part.obj if type(part) is memoryview else None
+    whole = isinstance(frame, zmq.Frame) and len(frame) == len(part)
+    return frame if whole else part

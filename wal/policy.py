@@ -28,8 +28,8 @@ class SyncPolicy:
     fill_step_bytes: int = 4 << 20
     """Zeros are written ahead of the head in steps of this size."""
     prepare: Prepare = "recycle"
-    spare_segments_max: int = 2
-    """Released files kept for reuse: one about to be used and one behind it."""
+    spare_segments_max: int = 4
+    """Released files kept for reuse: what one snapshot releases (three), and one."""
     job_bytes_max: int = 4 << 20
     """One write takes at most this much (one larger record travels alone): 4 MiB + fdatasync
     reach 1,690 MB/s where 1 MiB reach 1,300 (CALIBRATION)."""

@@ -1,7 +1,7 @@
 """The process that drives our own client in a bench: one JSON plan per line in, one result out.
 
-It does what the bare pipe's client does (same keys, same values, same number outstanding, same
-counting), through `cluster.client`: every put has its own future. All puts but the first are
+It does what the bare pipe's client does (same keys, same values, same number outstanding in as many
+requests, same counting), through `cluster.client`: `put_many_nowait`. All puts but the first are
 submitted from callbacks, so everything happens on the client's own thread.
 
     python -P -m cluster.bench.driver '{"parent": PID, "cluster_id": HEX, "nodes": {"1": ADDRESS}}'
@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Final
 
 from cluster.bench.bare_pipe import KEY_BYTES, Plan, make_values, quantile, tell
-from cluster.client import Client, ClientConfig, ClientError, ClientFuture, Endpoints
+from cluster.client import BulkResult, Client, ClientConfig, ClientError, ClientFuture, Endpoints
 from node.lifeline import die_with_parent
 from node.limits import REPLIES_PER_SESSION_MAX
 from node.ports import Outcome
@@ -43,7 +43,7 @@ def client_config(requests: int) -> ClientConfig:
 
 
 class ClosedLoop:
-    """One plan: every put that ends is followed by the next one, until the plan ends."""
+    """One plan: every bulk of puts that ends is followed by the next one, until the plan ends."""
 
     def __init__(self, client: Client, plan: Plan) -> None:
         self._client = client
@@ -79,43 +79,51 @@ class ClosedLoop:
         }
 
     def _begin(self, _: ClientFuture[Outcome]) -> None:
+        plan = self._plan
         self._started = self._last = time.monotonic_ns()
-        self._end = self._started + int(self._plan.seconds * 1e9)
-        for _number in range(self._plan.outstanding):
-            self._submit(self._started)
+        self._end = self._started + int(plan.seconds * 1e9)
+        bulks = min(plan.requests, plan.outstanding)
+        share, rest = divmod(plan.outstanding, bulks)
+        for number in range(bulks):
+            self._submit(share + (number < rest), self._started)
         if not self._in_flight:
             self._done.set()
 
-    def _submit(self, now: int) -> None:
-        at = self._at
-        self._at = at + 1
-        key, value = self._keys[at % len(self._keys)], self._values[at % len(self._values)]
+    def _submit(self, puts: int, now: int) -> None:
+        keys, values = self._keys, self._values
+        places = range(self._at, self._at + puts)
+        self._at += puts
+        pairs = [(keys[place % len(keys)], values[place % len(values)]) for place in places]
         try:
-            future = self._client.put_nowait(key, value, TIMEOUT_S)
+            future = self._client.put_many_nowait(pairs, TIMEOUT_S)
         except ClientError as error:
-            self._note(error)
+            self._note(puts, error)
             return
         self._in_flight += 1
-        future.add_done_callback(partial(self._ended, now))
+        future.add_done_callback(partial(self._ended, puts, now))
 
-    def _ended(self, begun: int, future: ClientFuture[Outcome]) -> None:
-        """Count one put and submit the next; on the client's thread."""
+    def _ended(self, puts: int, begun: int, future: ClientFuture[BulkResult]) -> None:
+        """Count one bulk and submit the next; on the client's thread."""
         now = self._last = time.monotonic_ns()
         self._in_flight -= 1
         error = future.exception()
-        if error is None:
-            self._latencies[(now - begun) // 1_000] += 1
-            self._acked += 1
-            self._left -= KEY_BYTES + self._plan.value_bytes
+        errors = [] if error is not None else list(future.result().errors.values())
+        if error is None and not errors:
+            self._latencies[(now - begun) // 1_000] += puts
+            self._acked += puts
+            self._left -= puts * (KEY_BYTES + self._plan.value_bytes)
             if now < self._end and self._left > 0:
-                self._submit(now)
+                self._submit(puts, now)
+        elif error is not None:
+            self._note(puts, error)  # its place stays empty: errors are reported, not hammered on
         else:
-            self._note(error)  # its place stays empty: errors are reported, not hammered on
+            self._note(len(errors), errors[0])
+            self._acked += puts - len(errors)
         if not self._in_flight:
             self._done.set()
 
-    def _note(self, error: ClientError) -> None:
-        self._errors += 1
+    def _note(self, puts: int, error: ClientError) -> None:
+        self._errors += puts
         self._error = str(error)
 
 

@@ -38,13 +38,16 @@ OURS: Final = "ours"
 BARE: Final = "bare_pipe"
 SMALL: Final = Case("1 KiB x 1,000", 1 << 10, 1_000, 10_000)
 SINGLE: Final = Case("1 KiB x 1", 1 << 10, 1, 10_000, bare_requests=1)
-LARGE: Final = Case("1 MiB x 16", 1 << 20, 16, 64, requests=16, bare_requests=16)
+LARGE: Final = Case(
+    "1 MiB x 16", 1 << 20, 16, 64, requests=16, bare_requests=16, warm_bytes=8 << 26
+)
 
 GOAL: Final = 0.40
 GOAL_NODES: Final = 3
 SEGMENT_BYTES: Final = 64 << 20
-NODE_BYTES: Final = 256 << 20
-"""Two segments, a fill step and the bare pipe's ring, per node."""
+NODE_BYTES: Final = 12 * SEGMENT_BYTES
+"""Per node: six segments until a snapshot releases three, four spares, the snapshot, and the bare
+pipe's ring."""
 LARGE_BYTES_PER_S: Final = 1_200_000_000
 SMALL_BYTES_PER_S: Final = 300_000_000
 """What all our logs together may grow in a second of measuring: 3 × 400 MB/s, 3 × 100 MB/s."""
@@ -118,6 +121,7 @@ def measure(settings: Settings, nodes: int, say: Say) -> list[dict[str, Any]]:
         for case in settings.cases_of(nodes):
             for side in sides.values():
                 side.measure(case, settings.warm_seconds)
+            ours.settle_in(case)
             samples = take_turns(sides, settings, case, lambda text: say(f"{nodes} nodes, {text}"))
             rows.append(row(nodes, case, samples))
     return rows

@@ -24,7 +24,7 @@ from node.codec import Sender, decode_peer_frame, encode_append, encode_control
 from node.compaction import CompactionPolicy
 from node.limits import DISK_FULL_RETRY_NS, FORGET_JITTER_NS
 from node.multiraft import MultiRaft
-from node.ports import FrozenState, Outcome, StateMachine, StoredGroup
+from node.ports import FrozenState, Outcome, Outcomes, StateMachine, StoredGroup
 from node.raft.messages import Append, Message
 from node.raft.types import BatchMeta, Buffer, GroupId, NodeId
 from node.snapshots import SnapshotStore
@@ -69,7 +69,11 @@ class NodeWorld(Protocol):
         """Look at a message that leaves now."""
 
     def applied(
-        self, place: tuple[NodeId, GroupId], meta: BatchMeta, body: Buffer, outcome: list[Outcome]
+        self,
+        place: tuple[NodeId, GroupId],
+        meta: BatchMeta,
+        body: Buffer,
+        outcome: Sequence[Outcome],
     ) -> None:
         """Look at what one batch did to one replica."""
 
@@ -98,7 +102,7 @@ class _Observed:
     world: NodeWorld
     place: tuple[NodeId, GroupId]
 
-    def apply(self, meta: BatchMeta, leader_time_ms: int, body: Buffer) -> list[Outcome]:
+    def apply(self, meta: BatchMeta, leader_time_ms: int, body: Buffer) -> Outcomes:
         outcomes = self.machine.apply(meta, leader_time_ms, body)
         self.world.applied(self.place, meta, body, outcomes)
         return outcomes

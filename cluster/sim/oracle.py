@@ -88,7 +88,7 @@ class Replay:
                 self._sessions[base_index + position] = _Session()
             elif opcode and self._is_fresh(session_id, seq, acked_below):
                 parts = command[7] or (command,)
-                self._change([(part[0], part[4], part[5], part[6]) for part in parts])
+                self._change([(part[0], part[4], part[5], bytes(part[6])) for part in parts])
             start = end
 
     def at(self, key: bytes, revision: int) -> Item | None:

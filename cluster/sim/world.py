@@ -7,6 +7,7 @@ client, and replicas that have applied the same to the same effect. At last the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cluster.sim.client import SimClient
@@ -258,7 +259,11 @@ class World:
         self.watches[message.group].sent(message)
 
     def applied(
-        self, place: tuple[NodeId, GroupId], meta: BatchMeta, body: Buffer, outcome: list[Outcome]
+        self,
+        place: tuple[NodeId, GroupId],
+        meta: BatchMeta,
+        body: Buffer,
+        outcome: Sequence[Outcome],
     ) -> None:
         """See `NodeWorld`."""
         node, group = place

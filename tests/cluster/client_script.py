@@ -21,7 +21,7 @@ from node.client_wire import (
     encode_write_reply,
 )
 from node.kv.machine import KeyValueMachine
-from node.ports import Outcome
+from node.outcomes import Outcomes
 from node.raft.types import BatchMeta, Index, NodeId, Term
 
 CLUSTER = bytes(range(16))
@@ -79,10 +79,10 @@ class Script:
     def origin(self, sent: Sent, leader: int, term: int) -> ReplyOrigin:
         return ReplyOrigin(sent.id, sent.request.group, NodeId(leader), Term(term))
 
-    def apply(self, sent: Sent) -> list[Outcome]:
+    def apply(self, sent: Sent) -> Outcomes:
         request = sent.request
         assert isinstance(request, WriteRequest)
-        body = bytes(request.lengths) + bytes(request.entries)
+        body = bytes(request.body)
         meta = BatchMeta(Term(1), Index(self.next_index), request.count, len(body))
         self.next_index += request.count
         return self.machine.apply(meta, 0, body)

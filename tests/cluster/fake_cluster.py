@@ -137,7 +137,7 @@ class FakeCluster:
         machine = self.machines[request.group]
         if isinstance(request, ReadRequest):
             return encode_read_reply(origin, machine.query_all(request.queries))
-        body = bytes(request.lengths) + bytes(request.entries)
+        body = bytes(request.body)
         index = self._next_index[request.group]
         self._next_index[request.group] += request.count
         meta = BatchMeta(Term(1), Index(index), request.count, len(body))

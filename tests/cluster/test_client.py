@@ -14,6 +14,7 @@ import pytest
 
 from cluster.client import (
     AsyncClient,
+    BulkResult,
     Client,
     ClientConfig,
     ClientFuture,
@@ -26,6 +27,8 @@ from cluster.client import (
 )
 from cluster.client_core import group_of
 from cluster.client_types import Range
+from cluster.load import Load, LoadPlan
+from cluster.workload import synthetic
 from node import commands
 from node.client_wire import (
     ReadRequest,
@@ -446,3 +449,85 @@ def test_a_group_beyond_the_first_opens_its_own_session():
         key = next(b"k%d" % i for i in range(99) if group_of(b"k%d" % i, 2) == GroupId(1))
         assert client.put(key, b"v") == Outcome(OutcomeCode.OK, 1)
         assert [machine.sessions for machine in cluster.machines] == [0, 1]
+
+
+# --- bulks --------------------------------------------------------------------------------
+
+
+def test_many_puts_under_one_future_over_real_sockets(cluster):
+    pairs = [(b"k%d" % n, b"v%d" % n) for n in range(5_000)]
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+        assert [o.revision for o in client.put_many(pairs)] == list(range(1, 5_001))
+        future = client.submit_many([commands.delete(b"k1"), commands.delete(b"none")])
+        assert [outcome.code for outcome in future.result()] == [0, 1]
+        assert client.get(b"k1").item is None
+        found = client.get(b"k4999").item
+        assert found is not None
+        assert found.value == b"v4999"
+        with pytest.raises(DefiniteError, match="a key has"):
+            client.put_many([(b"", b"")])
+
+
+def test_a_bulk_that_was_committed_and_whose_answer_was_lost_is_applied_once(cluster):
+    lost = iter([True])
+    cluster.fate = lambda node, request: (
+        "lost" if is_put(request) and next(lost, False) else "serve"
+    )
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+        result = client.put_many([(b"k%d" % n, b"v") for n in range(100)])
+    assert [outcome.revision for outcome in result] == list(range(1, 101))
+    assert {cluster.version(b"k%d" % n) for n in range(100)} == {1}
+
+
+def test_a_bulk_that_cannot_be_answered_says_so_for_each_operation(cluster):
+    cluster.fate = lambda node, request: "mute" if is_put(request) else "serve"
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+        result = client.put_many_nowait([(b"a", b""), (b"b", b"")], 0.05).result()
+        assert [type(error) for error in result.errors.values()] == [IndefiniteError] * 2
+        with pytest.raises(IndefiniteError):
+            client.put_many([(b"a", b"")], 0.05)
+
+
+def test_callbacks_of_bulks_keep_a_loop_going(cluster):
+    ended: list[int] = []
+    done = threading.Event()
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+
+        def again(future: ClientFuture[BulkResult]) -> None:
+            ended.append(len(future.result().check()))
+            if len(ended) < 50:
+                client.put_many_nowait([(b"k", b"v")] * 10).add_done_callback(again)
+            else:
+                done.set()
+
+        client.put_many_nowait([(b"k", b"v")] * 10).add_done_callback(again)
+        assert done.wait(GENEROUS_S)
+    assert ended == [10] * 50
+    assert cluster.version(b"k") == 500
+
+
+def test_bulks_on_an_asyncio_loop(cluster):
+    async def story():
+        async with AsyncClient(cluster.endpoints, GENEROUS_S) as client:
+            result = await client.put_many([(b"a", b"1"), (b"b", b"2")])
+            assert [outcome.revision for outcome in result] == [1, 2]
+            deleted = await client.submit_many([commands.delete(b"none")])
+            assert [outcome.code for outcome in deleted] == [OutcomeCode.ABSENT]
+
+    asyncio.run(story())
+
+
+def test_a_load_in_bulks_counts_every_operation(cluster):
+    plan = LoadPlan(synthetic(100, 10), outstanding=40, operations=205, bulk=20)
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+        report = Load(client, plan).run()
+    assert (report.operations, report.acked, report.definite, report.indefinite) == (205, 205, 0, 0)
+    assert report.p50_ms is not None
+
+
+def test_a_load_in_bulks_counts_what_failed(cluster):
+    cluster.fate = lambda node, request: "mute" if is_put(request) else "serve"
+    plan = LoadPlan(synthetic(100, 10), outstanding=40, operations=40, bulk=20, timeout_s=0.1)
+    with Client(cluster.endpoints, GENEROUS_S) as client:
+        report = Load(client, plan).run()
+    assert (report.acked, report.indefinite) == (0, 40)

@@ -18,7 +18,7 @@ from node.client_wire import (
 )
 from node.commands import OutcomeCode
 from node.kv.machine import KeyValueMachine
-from node.ports import Outcome
+from node.outcomes import Outcome, Outcomes
 from tests.cluster.client_script import (
     MS,
     SECOND,
@@ -137,7 +137,9 @@ def test_bad_operation_is_definite():
     s = opened()
     s.put()
     sent = s.poll_one()
-    parts = encode_write_reply(s.origin(sent, 1, 1), [Outcome(OutcomeCode.BAD_OPERATION, 0)])
+    parts = encode_write_reply(
+        s.origin(sent, 1, 1), Outcomes([Outcome(OutcomeCode.BAD_OPERATION, 0)])
+    )
     s.core.receive(sent.node, parts, s.now)
     (completion,) = s.done()
     assert type(completion.error) is DefiniteError
@@ -173,7 +175,7 @@ def test_stale_is_indefinite():
     s = opened()
     s.put()
     sent = s.poll_one()
-    parts = encode_write_reply(s.origin(sent, 1, 1), [Outcome(OutcomeCode.STALE, 0)])
+    parts = encode_write_reply(s.origin(sent, 1, 1), Outcomes([Outcome(OutcomeCode.STALE, 0)]))
     s.core.receive(sent.node, parts, s.now)
     (completion,) = s.done()
     assert type(completion.error) is IndefiniteError
@@ -183,7 +185,7 @@ def test_an_answer_that_does_not_fit_is_indefinite():
     s = opened()
     s.put()
     sent = s.poll_one()
-    parts = encode_write_reply(s.origin(sent, 1, 1), [Outcome(0, 1), Outcome(0, 2)])
+    parts = encode_write_reply(s.origin(sent, 1, 1), Outcomes([Outcome(0, 1), Outcome(0, 2)]))
     s.core.receive(sent.node, parts, s.now)
     (completion,) = s.done()
     assert type(completion.error) is IndefiniteError

@@ -26,7 +26,7 @@ from node.client_wire import (
 )
 from node.kv import machine
 from node.kv.machine import KeyValueMachine
-from node.ports import Outcome
+from node.outcomes import Outcome, Outcomes
 from node.raft.types import BatchMeta, Index, NodeId, Term
 from tests.cluster.client_script import (
     MS,
@@ -111,7 +111,7 @@ def test_malformed_and_unexpected_frames_are_counted_and_dropped():
     sent = s.poll_one()
     s.core.receive(sent.node, [b"\xc1"], s.now)
     s.core.receive(sent.node, [], s.now)
-    parts = encode_write_reply(s.origin(sent, 1, 1), [Outcome(0, 1)])
+    parts = encode_write_reply(s.origin(sent, 1, 1), Outcomes([Outcome(0, 1)]))
     s.core.receive(NodeId(3), parts, s.now)
     assert (s.core.malformed, s.core.unexpected) == (2, 1)
     assert s.done() == []

@@ -231,10 +231,12 @@ def lengths_of(*entries: bytes) -> bytes:
     return struct.pack(f"<{len(entries)}I", *map(len, entries))
 
 
+def body_of(*entries: bytes) -> bytes:
+    return lengths_of(*entries) + b"".join(entries)
+
+
 def write_of(*entries: bytes, request_id: int = 1, client: bytes = b"c") -> WriteRequest:
-    return WriteRequest(
-        request_id, CLUSTER, GROUP, len(entries), lengths_of(*entries), b"".join(entries), client
-    )
+    return WriteRequest(request_id, CLUSTER, GROUP, len(entries), body_of(*entries), client)
 
 
 def read_of(
@@ -254,4 +256,4 @@ def put_entry(session: int, seq: int, key: bytes = b"k", value: bytes = b"v") ->
 def batch_of(term: int, base: int, *entries: bytes, group: int = 0) -> Batch:
     """A batch as a leader builds it."""
     place = (GroupId(group), Term(term), Index(base))
-    return build_batch(place, 0, [(len(entries), lengths_of(*entries), b"".join(entries))])
+    return build_batch(place, 0, [(len(entries), body_of(*entries))])

@@ -6,6 +6,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import msgpack
 import pytest
@@ -29,10 +30,20 @@ from node.limits import (
     REQUEST_BYTES_MAX,
     REQUESTS_BYTES_PER_TURN_MAX,
 )
+from node.outcomes import Outcome
 from node.raft.types import GroupId
 from node.transport import bind_router
 from tests.node.mutants import mutants
-from tests.node.rig import CLUSTER, SESSION, Node, lengths_of, put_entry, read_of, write_of
+from tests.node.rig import (
+    CLUSTER,
+    SESSION,
+    Node,
+    body_of,
+    lengths_of,
+    put_entry,
+    read_of,
+    write_of,
+)
 
 DEADLINE_S = 10
 
@@ -96,7 +107,7 @@ def desk() -> Iterator[Desk]:
         desk.close()
 
 
-def header(*, version=1, kind=1, number=5, cluster=CLUSTER, group=0, extra=1) -> bytes:
+def header(*, version=2, kind=1, number=5, cluster=CLUSTER, group=0, extra=1) -> bytes:
     packed: bytes = msgpack.packb([version, kind, number, cluster, group, extra])
     return packed
 
@@ -104,10 +115,10 @@ def header(*, version=1, kind=1, number=5, cluster=CLUSTER, group=0, extra=1) ->
 def test_a_put_and_a_get_over_the_socket(desk):
     opened = desk.ask(encode_write_request(write_of(SESSION)))
     assert isinstance(opened, WriteReply)
-    session = int.from_bytes(opened.details[0], "little")
+    session = int.from_bytes(opened.outcomes[0].detail, "little")
     done = desk.ask(encode_write_request(write_of(put_entry(session, 1, b"k", b"v" * 100_000))))
     assert isinstance(done, WriteReply)
-    assert done.revisions == (1,)
+    assert done.outcomes == [Outcome(0, 1)]
     found = desk.ask(encode_read_request(read_of([1, b"k"])))
     assert isinstance(found, ReadReply)
     assert found.results[0][1] == [b"k", b"v" * 100_000, 1, 1, 1]
@@ -118,21 +129,22 @@ def test_a_put_and_a_get_over_the_socket(desk):
 # --- definite refusals ----------------------------------------------------------------
 
 BAD = [
-    pytest.param([header(extra=2), lengths_of(b"x"), b"x"], id="count"),
-    pytest.param([header(extra=0), b"", b""], id="no entries"),
-    pytest.param([header(), struct.pack("<I", 5), b"x"], id="lengths"),
-    pytest.param([header(), struct.pack("<I", 0xFFFF_FFFF), b"x"], id="a length of 4 GiB"),
-    pytest.param([header(), b"\1\0\0", b"x"], id="lengths cut"),
-    pytest.param([header(kind=3), b"", b""], id="kind"),
+    pytest.param([header(extra=2), body_of(b"x")], id="count"),
+    pytest.param([header(extra=0), b""], id="no entries"),
+    pytest.param([header(), struct.pack("<I", 5) + b"x"], id="lengths"),
+    pytest.param([header(), struct.pack("<I", 0xFFFF_FFFF) + b"x"], id="a length of 4 GiB"),
+    pytest.param([header(), b"\1\0\0"], id="lengths cut"),
+    pytest.param([header(extra=(1 << 64) - 1), body_of(b"x")], id="more entries than there are"),
+    pytest.param([header(kind=3), b""], id="kind"),
     pytest.param([header(kind=2, extra=0), b"", b""], id="a read in three parts"),
-    pytest.param([header(kind=1), lengths_of(b"x")], id="a write in two parts"),
+    pytest.param([header(kind=1), lengths_of(b"x"), b"x"], id="a write in three parts"),
     pytest.param([header(kind=2, extra=2), msgpack.packb([])], id="consistency"),
     pytest.param([header(kind=2, extra=0), b"\xc1"], id="queries are no msgpack"),
     pytest.param([header(kind=2, extra=0), msgpack.packb({})], id="queries are no list"),
     pytest.param([header(kind=2, extra=0), msgpack.packb([[3, b"k"]])], id="a query of no kind"),
-    pytest.param([header(group=9), lengths_of(b"x"), b"x"], id="a group that is not here"),
+    pytest.param([header(group=9), body_of(b"x")], id="a group that is not here"),
     pytest.param(
-        [header(), lengths_of(bytes(REQUEST_BYTES_MAX + 1)), bytes(REQUEST_BYTES_MAX + 1)],
+        [header(), body_of(bytes(REQUEST_BYTES_MAX + 1))],
         id="too large",
     ),
 ]
@@ -147,7 +159,7 @@ def test_a_request_that_is_wrong_is_refused_with_its_number_and_a_reason(desk, p
 
 
 def test_a_request_for_another_cluster_is_refused_and_told_whose_this_is(desk):
-    reply = desk.ask([header(cluster=bytes(16)), lengths_of(SESSION), SESSION])
+    reply = desk.ask([header(cluster=bytes(16)), body_of(SESSION)])
     assert isinstance(reply, Refusal)
     assert reply.status is Status.FOREIGN_CLUSTER
     assert CLUSTER.hex() in reply.text
@@ -160,20 +172,20 @@ def test_a_request_for_another_cluster_is_refused_and_told_whose_this_is(desk):
 NOISE = [
     [b""],
     [b"", b""],
-    [b"", header(), lengths_of(SESSION), SESSION],  # a REQ socket's empty delimiter
+    [b"", header(), body_of(SESSION)],  # a REQ socket's empty delimiter
     [b"x"] * 50,
     [b""] * 5_000,
-    [header(extra=True), lengths_of(SESSION), SESSION],  # once a struct.error: True is no count
-    [header(number=True), lengths_of(SESSION), SESSION],
-    [header(kind=True), lengths_of(SESSION), SESSION],
-    [header(group=True), lengths_of(SESSION), SESSION],
-    [header(version=2), lengths_of(SESSION), SESSION],
-    [header(number=0), lengths_of(SESSION), SESSION],
-    [header(number=-1), lengths_of(SESSION), SESSION],
-    [header(cluster=b"short"), lengths_of(SESSION), SESSION],
-    [header(group=1 << 32), lengths_of(SESSION), SESSION],
-    [header() + b"\0", lengths_of(SESSION), SESSION],
-    [b"\x91" * 100, lengths_of(SESSION), SESSION],
+    [header(extra=True), body_of(SESSION)],  # once a struct.error: True is no count
+    [header(number=True), body_of(SESSION)],
+    [header(kind=True), body_of(SESSION)],
+    [header(group=True), body_of(SESSION)],
+    [header(version=1), body_of(SESSION)],
+    [header(number=0), body_of(SESSION)],
+    [header(number=-1), body_of(SESSION)],
+    [header(cluster=b"short"), body_of(SESSION)],
+    [header(group=1 << 32), body_of(SESSION)],
+    [header() + b"\0", body_of(SESSION)],
+    [b"\x91" * 100, body_of(SESSION)],
 ]
 
 
@@ -270,10 +282,24 @@ def test_a_turn_takes_a_bounded_number_of_bytes(desk):
     assert max(takes) <= REQUESTS_BYTES_PER_TURN_MAX // len(entry)
 
 
-def test_the_memory_of_a_request_is_given_back_when_its_batch_is_built(desk):
-    """A batch copies the entries: no frame of a client stays alive with the log."""
-    desk.ask(encode_write_request(write_of(SESSION, b"x" * 100_000)))
-    last = desk.node.core.log.batches[-1]
-    batch = desk.node.store.read(GroupId(0), last.base_index)
-    assert type(batch.body) is bytes
+def test_a_large_request_that_is_a_batch_of_its_own_is_not_copied(desk):
+    """Its frame holds the body and nothing else; a small one would hold a block of others'."""
+    for entry, kept in ((b"x" * 100_000, memoryview), (b"x" * 1_000, bytes)):
+        request = write_of(SESSION, entry)
+        desk.ask(encode_write_request(request))
+        last = desk.node.core.log.batches[-1]
+        batch = desk.node.store.read(GroupId(0), last.base_index)
+        assert type(batch.body) is kept
+        assert bytes(batch.body) == request.body
     assert desk.node.runtime._gathered == []
+
+
+def test_requests_that_are_joined_give_their_memory_back(desk):
+    runtime = desk.node.runtime
+    for number in (8, 9):
+        request = write_of(b"x" * 70_000, request_id=number)
+        runtime.write(replace(request, body=memoryview(request.body)))
+    desk.node.rest()
+    last = desk.node.core.log.batches[-1]
+    assert last.count == 2
+    assert type(desk.node.store.read(GroupId(0), last.base_index).body) is bytes

@@ -6,7 +6,8 @@ import pytest
 
 import node.runtime
 from node.client_wire import ReadReply, Refusal, Status, WriteReply
-from node.limits import BATCH_BYTES_TARGET, BATCH_ENTRIES_MAX
+from node.limits import BATCH_BYTES_TARGET, BATCH_ENTRIES_MAX, JOIN_BYTES_MAX
+from node.outcomes import Outcome
 from node.raft.messages import Append, Heartbeat
 from node.raft.types import GroupId, Index, NodeId, Role, Term
 from tests.node.rig import GROUP, MS, SESSION, Cluster, Node, batch_of, put_entry, read_of, write_of
@@ -43,7 +44,7 @@ def session_of(node: Node) -> int:
     node.rest()
     [(_, reply)] = node.replies.take()
     assert isinstance(reply, WriteReply)
-    return int.from_bytes(reply.details[0], "little")
+    return int.from_bytes(reply.outcomes[0].detail, "little")
 
 
 def new_leader_append(
@@ -72,7 +73,7 @@ def test_a_write_is_answered_when_it_is_durable_and_applied_and_not_before(alone
     assert client == b"me"
     assert isinstance(reply, WriteReply)
     assert (reply.origin.request_id, reply.origin.leader, reply.origin.term) == (7, 1, 1)
-    assert (list(reply.codes), reply.revisions) == ([0], (1,))
+    assert reply.outcomes == [Outcome(0, 1)]
     assert alone.runtime.entries_acked == 2
 
 
@@ -85,21 +86,37 @@ def test_the_requests_of_a_turn_are_one_batch_and_each_gets_its_own_part(alone):
     alone.runtime.write(write_of(*entries[4:], request_id=3, client=b"a"))
     alone.rest()
     assert len(alone.core.log) == before + 1
-    told = [(who, r.origin.request_id, r.revisions) for who, r in alone.replies.take()]
-    assert told == [(b"a", 1, (1,)), (b"b", 2, (2, 3, 4)), (b"a", 3, (5, 6))]
+    told = [
+        (who, r.origin.request_id, [o.revision for o in r.outcomes])
+        for who, r in alone.replies.take()
+    ]
+    assert told == [(b"a", 1, [1]), (b"b", 2, [2, 3, 4]), (b"a", 3, [5, 6])]
+
+
+def test_a_large_request_is_a_batch_of_its_own_among_small_ones(alone):
+    session = session_of(alone)
+    sizes = [10, 10, JOIN_BYTES_MAX, 10, JOIN_BYTES_MAX, JOIN_BYTES_MAX, 10, 10]
+    for seq, size in enumerate(sizes, 1):
+        entry = put_entry(session, seq, value=b"x" * size)
+        alone.runtime.write(write_of(entry, request_id=seq))
+    before = len(alone.core.log)
+    alone.rest()
+    assert [meta.count for meta in alone.core.log.batches[before:]] == [2, 1, 1, 1, 1, 2]
+    told = [(r.origin.request_id, r.outcomes[0].revision) for _, r in alone.replies.take()]
+    assert told == [(seq, seq) for seq in range(1, 9)]
 
 
 def test_a_turn_of_many_bytes_is_several_batches_of_about_the_target_size(alone):
     session = session_of(alone)
-    value = b"x" * (BATCH_BYTES_TARGET // 4)
-    for seq in range(1, 13):
+    value = b"x" * (BATCH_BYTES_TARGET // 9)
+    for seq in range(1, 33):
         alone.runtime.write(write_of(put_entry(session, seq, value=value), request_id=seq))
     before = len(alone.core.log)
     alone.rest()
     sizes = [meta.size for meta in alone.core.log.batches[before:]]
     assert len(sizes) == 4
     assert max(sizes) <= BATCH_BYTES_TARGET + 1_000
-    assert [number for number, _ in statuses(alone)] == list(range(1, 13))
+    assert [number for number, _ in statuses(alone)] == list(range(1, 33))
 
 
 def test_one_request_larger_than_the_target_is_a_batch_alone(alone):
@@ -312,7 +329,7 @@ def test_a_linearizable_read_waits_for_a_quorum_and_sees_what_was_acknowledged(t
     leader = three[1]
     leader.runtime.write(write_of(SESSION))
     three.settle()
-    session = int.from_bytes(leader.replies.take()[0][1].details[0], "little")
+    session = int.from_bytes(leader.replies.take()[0][1].outcomes[0].detail, "little")
     leader.runtime.write(write_of(put_entry(session, 1, b"k", b"new")))
     three.settle()
     leader.replies.take()

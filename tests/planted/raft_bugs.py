@@ -128,7 +128,12 @@ def duplicate_apply() -> AbstractContextManager[object]:
     def planted(self: SessionTable, session: Session, seq: int, outcome: Outcome) -> None:
         """Keep nothing."""
 
-    return patch.object(SessionTable, "record", planted)
+    def planted_run(
+        self: SessionTable, session: Session, first: int, count: int, revision: int
+    ) -> None:
+        """Keep nothing."""
+
+    return patch.multiple(SessionTable, record=planted, record_run=planted_run)
 
 
 def late_completion_accepted() -> AbstractContextManager[object]:

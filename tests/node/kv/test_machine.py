@@ -18,7 +18,7 @@ from node.commands import MULTI_OUTCOME, OutcomeCode, encode
 from node.kv import machine as machine_module
 from node.kv.machine import KeyValueMachine
 from node.limits import DETAIL_BYTES_MAX, RANGE_REPLY_BYTES_MAX, READ_REPLY_BYTES_TARGET
-from node.ports import Outcome
+from node.outcomes import Outcome, Outcomes
 from node.raft.types import BatchMeta, Index, Term
 
 OK, ABSENT, CONFLICT = OutcomeCode.OK, OutcomeCode.ABSENT, OutcomeCode.CONFLICT
@@ -35,18 +35,18 @@ class Replica:
         (opened,) = self.entries(commands.encode_open_session())
         self.session = int.from_bytes(opened.detail, "little")
 
-    def entries(self, *entries: bytes, time_ms: int = 0) -> list[Outcome]:
+    def entries(self, *entries: bytes, time_ms: int = 0) -> Outcomes:
         body = struct.pack(f"<{len(entries)}I", *map(len, entries)) + b"".join(entries)
         return self.body(len(entries), body, time_ms)
 
-    def body(self, count: int, body: bytes, time_ms: int = 0) -> list[Outcome]:
+    def body(self, count: int, body: bytes, time_ms: int = 0) -> Outcomes:
         meta = BatchMeta(Term(1), Index(self.next_index), count, 64 + len(body))
         self.next_index += count
         outcomes = self.machine.apply(meta, time_ms, body)
         assert len(outcomes) == count
         return outcomes
 
-    def do(self, *operations: commands.Operation) -> list[Outcome]:
+    def do(self, *operations: commands.Operation) -> Outcomes:
         entries = []
         for operation in operations:
             self.seq += 1

@@ -13,7 +13,7 @@ from node.commands import OutcomeCode, encode
 from node.kv.machine import KeyValueMachine
 from node.kv.sessions import SessionBounds
 from node.limits import ENTRIES_PER_REQUEST_MAX, REPLIES_PER_SESSION_MAX
-from node.ports import Outcome
+from node.outcomes import Outcome, Outcomes
 from node.raft.types import BatchMeta, Index, Term
 
 OK, ABSENT, CONFLICT = OutcomeCode.OK, OutcomeCode.ABSENT, OutcomeCode.CONFLICT
@@ -28,7 +28,7 @@ class Log:
         self.machine = KeyValueMachine(bounds)
         self.next_index = 1
 
-    def entries(self, *entries: bytes) -> list[Outcome]:
+    def entries(self, *entries: bytes) -> Outcomes:
         body = struct.pack(f"<{len(entries)}I", *map(len, entries)) + b"".join(entries)
         meta = BatchMeta(Term(1), Index(self.next_index), len(entries), len(body))
         self.next_index += len(entries)
@@ -181,7 +181,7 @@ def test_the_table_counts_its_replies():
     assert table.replies == 20
     log.put(first, 11, acked_below=8)
     assert table.replies == 14
-    assert table.replies == sum(len(s.replies) for s in table._sessions.values())
+    assert table.replies == sum(len(s) for s in table._sessions.values())
 
 
 def test_a_client_at_the_full_span_never_meets_the_bound():
@@ -288,7 +288,7 @@ def run(entries, cuts):
         commands.encode_open_session() if op is None else encode(build(op), *stamp)
         for stamp, op in entries
     ]
-    outcomes = []
+    outcomes: list[Outcome] = []
     start = 0
     for end in [*sorted(cuts), len(encoded)]:
         outcomes += log.entries(*encoded[start:end])
