@@ -45,6 +45,7 @@ class Campaign:
     faults: int = 0
     turns: int = 0
     elections: int = 0
+    copies: int = 0
     virtual_ns: int = 0
     cpu_s: float = 0.0
     failures: list[SeedFailure] = field(default_factory=list)
@@ -66,6 +67,7 @@ class Campaign:
         self.faults += outcome.faults
         self.turns += outcome.turns
         self.elections += outcome.elections
+        self.copies += outcome.copies
         self.virtual_ns += outcome.virtual_ns
 
 

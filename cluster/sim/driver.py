@@ -16,7 +16,7 @@ from typing import Protocol
 from cluster.sim.heap import EventHeap
 from cluster.sim.rng import Stream
 from node.snapshots import Done
-from wal import AppendHandle, Job, JobRunner, Record, SegmentIO
+from wal import AppendHandle, Job, JobRunner, SegmentIO
 from wal.driver import OnComplete
 from wal.operations import BARRIERS, Operation, Sync, SyncDir, Write
 
@@ -26,8 +26,8 @@ __all__ = ["DiskTimes", "HeapDriver", "HeapOperations", "StorageObserver"]
 class StorageObserver(Protocol):
     """Learns what a log was asked to store, and what of it has truly been synced."""
 
-    def submitted(self, records: tuple[Record, ...]) -> None:
-        """Records were queued behind all earlier ones."""
+    def submitted(self, handle: AppendHandle) -> None:
+        """The records of a handle were queued behind all earlier ones."""
 
     def synced(self, count: int) -> None:
         """The oldest `count` queued records are durable: the disk has done it."""
@@ -136,7 +136,7 @@ class HeapDriver:
     def submit(self, submit: Callable[[], AppendHandle]) -> AppendHandle:
         """See `wal.driver.Driver.submit`."""
         handle = submit()
-        self._observer.submitted(handle.records)
+        self._observer.submitted(handle)
         self._wake()
         return handle
 

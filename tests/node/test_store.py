@@ -70,7 +70,7 @@ def batches_alive() -> int:
 
 
 def in_memory(store: WalStore, base: int) -> bool:
-    return store._slots[GROUP][base].batch is not None
+    return store._groups[GROUP].by_base[base].batch is not None
 
 
 # --- the ordinary life of a batch -----------------------------------------------------
@@ -160,7 +160,7 @@ def test_a_cut_in_the_middle_of_a_long_log_leaves_what_is_before_it(desk):
         desk.append(batch_of(1, base, b"%d" % base))
     desk.append(cut=150)
     desk.sync()
-    assert max(desk.store._slots[GROUP]) == 149
+    assert max(desk.store._groups[GROUP].by_base) == 149
     desk.append(batch_of(2, 150, b"new"))
     desk.sync()
     assert desk.body(149).endswith(b"149")
