@@ -15,10 +15,13 @@ log releases its prefix, and never beyond
 All groups share one log. A group that writes little has a small tail in an old segment, which keeps
 every segment behind it from being used again. One that pins more than `pinned_segments_max` of them
 is snapshotted early if that gives up at least as many bytes of log as it writes. Otherwise its tail
-is appended again, in slices: at most COPY_BYTES_MAX per turn, the next one when that is durable. A
-tail of more than `pinned_segments_max` segments is not copied, for it would soon pin as many again:
-that group writes enough to be snapshotted in its turn. So a byte is copied at most once per
-`pinned_segments_max` segments that the others write.
+is appended again, in slices: one per turn, the next when that is durable. Two exceptions:
+
+* A tail of more than `pinned_segments_max` segments is held for a voter, or its group writes enough
+  to be snapshotted in its turn: it waits, and so does all that lies behind it.
+* If the tails of all groups together take more than half a segment, twice their size may be pinned.
+  Without that, copying them would itself push the first one out of bounds, for ever. With it, the
+  copies add at most as much as the groups write.
 
 One snapshot and one copy at a time.
 """
@@ -163,20 +166,36 @@ class Compactor:
 
     def _look(self) -> None:
         """Release what became free, start the snapshot that is due, and see who pins the log."""
-        segments_max = self._policy.pinned_segments_max
+        for group in self._groups.values():
+            self._release(group)
+        limit = self._pinned_max()
+        copied_max = max(1, self._policy.pinned_segments_max) * self._store.segment_bytes
+        pinning: list[tuple[int, GroupId]] = []
+        stuck = limit
+        for number, group in self._groups.items():
+            pinned = self._store.pinned_segments(number)
+            if self._due(group, pinning=pinned > limit):
+                if self._active is None:
+                    self._freeze(group)
+            elif pinned > limit:
+                if group.core.log.bytes > copied_max:
+                    stuck = max(stuck, pinned)
+                else:
+                    pinning.append((pinned, number))
         busy = {copy.group for copy in self._copies}
         if self._active is not None:
             busy.add(self._active.group)
-        for number, group in self._groups.items():
-            self._release(group)
-            pinning = self._store.pinned_segments(number) > segments_max
-            if self._due(group, pinning=pinning):
-                if self._active is None:
-                    self._freeze(group)
-            elif pinning and number not in busy:
-                log = group.core.log
-                if log.bytes <= max(1, segments_max) * self._store.segment_bytes:
-                    self._copies.append(_Copy(number, Index(log.start.index + 1), log.last_index))
+        for pinned, number in pinning:
+            if pinned > stuck and number not in busy:
+                log = self._groups[number].core.log
+                self._copies.append(_Copy(number, Index(log.start.index + 1), log.last_index))
+
+    def _pinned_max(self) -> int:
+        """Return how many segments a group may pin now; see the module text."""
+        live = sum(group.core.log.bytes for group in self._groups.values())
+        segment = self._store.segment_bytes
+        needed = 0 if 2 * live < segment else 2 * -(-live // segment)
+        return max(self._policy.pinned_segments_max, needed)
 
     def _due(self, group: GroupRuntime, *, pinning: bool) -> bool:
         """Tell whether a snapshot is worth its bytes now."""
