@@ -12,7 +12,7 @@ from cluster.sim.world import World, WorldResult
 from node.assembly import assemble
 from node.raft.invariants import InvariantError
 
-__all__ = ["Campaign", "SeedFailure", "run_campaign", "run_seed", "trace_of"]
+__all__ = ["Campaign", "SeedFailure", "outcome_of", "run_campaign", "run_seed", "trace_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,13 @@ class SeedFailure:
     """Name of the invariant, or of the exception's type."""
     text: str
     at_ns: int
+    option: str = ""
+    """What the command needs besides, to repeat it."""
 
     @property
     def command(self) -> str:
         """The command that repeats this seed with its trace."""
-        return f"python -m cluster.sim --first {self.seed} --seeds 1 --trace"
+        return f"python -m cluster.sim{self.option} --first {self.seed} --seeds 1 --trace"
 
     def __str__(self) -> str:
         return f"seed {self.seed} at {self.at_ns / 1e9:.6f} s: {self.text}\n  {self.command}"
@@ -75,7 +77,7 @@ def run_seed(
     seed: int, build: Assemble = assemble, *, without: Iterable[int] = ()
 ) -> WorldResult | SeedFailure:
     """Run one seed, without the faults of the given numbers; a failure is a value here."""
-    return _run(World(_plan(seed, without), build))
+    return outcome_of(World(_plan(seed, without), build))
 
 
 def trace_of(
@@ -83,7 +85,7 @@ def trace_of(
 ) -> tuple[WorldResult | SeedFailure, str]:
     """Run one seed with its trace."""
     world = World(_plan(seed, without), build, tracing=True)
-    outcome = _run(world)
+    outcome = outcome_of(world)
     assert world.trace is not None
     if isinstance(outcome, SeedFailure):
         world.note(f"FAILED {outcome.text}")
@@ -114,14 +116,15 @@ def _plan(seed: int, without: Iterable[int]) -> Plan:
     return replace(plan, faults=faults)
 
 
-def _run(world: World) -> WorldResult | SeedFailure:
+def outcome_of(world: World) -> WorldResult | SeedFailure:
+    """Run a world; whatever it raises is a value here."""
     try:
         return world.run()
     except Exception as error:  # whatever a simulated cluster raises is this seed's finding
         kind = error.name if isinstance(error, InvariantError) else type(error).__name__
         place = _place(error)
         text = f"{type(error).__name__}: {error}{place}"
-        return SeedFailure(world.plan.seed, kind, text, world.heap.now)
+        return SeedFailure(world.plan.seed, kind, text, world.heap.now, world.option)
 
 
 def _place(error: BaseException) -> str:

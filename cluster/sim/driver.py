@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cluster.sim.disk import PowerCut
 from cluster.sim.heap import EventHeap
 from cluster.sim.rng import Stream
 from node.snapshots import Done
@@ -99,6 +100,8 @@ class HeapOperations:
                 self._io.perform(operation)
             except OSError as error:
                 self._failure = error
+            except PowerCut:
+                return  # the node has ended in the middle of this operation
         if operation is None:
             failure, self._failure = self._failure, None
             if done is not None:
@@ -200,6 +203,8 @@ class HeapDriver:
             synced = isinstance(operations[self._place], BARRIERS)
             self._finish(self._job, (error, synced))
             return
+        except PowerCut:
+            return  # the node has ended in the middle of this operation
         if isinstance(operations[self._place], Write):
             self._observer.wrote()
         self._place += 1

@@ -68,6 +68,9 @@ class WorldResult:
 class World:
     """A cluster on one heap. `build` may assemble a planted bug instead of the product."""
 
+    option = ""
+    """What `python -m cluster.sim` needs besides the seed, to run a world of this class."""
+
     def __init__(self, plan: Plan, build: Assemble = assemble, *, tracing: bool = False) -> None:
         """Set everything up at time 0; nothing has run yet."""
         self.plan = plan
