@@ -12,7 +12,16 @@ from cluster.sim.world import World, WorldResult
 from node.assembly import assemble
 from node.raft.invariants import InvariantError
 
-__all__ = ["Campaign", "SeedFailure", "outcome_of", "run_campaign", "run_seed", "trace_of"]
+__all__ = [
+    "Campaign",
+    "RunSeed",
+    "SeedFailure",
+    "outcome_of",
+    "run_campaign",
+    "run_seed",
+    "trace_of",
+    "traced",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,9 @@ class SeedFailure:
 
     def __str__(self) -> str:
         return f"seed {self.seed} at {self.at_ns / 1e9:.6f} s: {self.text}\n  {self.command}"
+
+
+RunSeed = Callable[[int, Assemble], WorldResult | SeedFailure]
 
 
 @dataclass(slots=True)
@@ -84,7 +96,11 @@ def trace_of(
     seed: int, build: Assemble = assemble, *, without: Iterable[int] = ()
 ) -> tuple[WorldResult | SeedFailure, str]:
     """Run one seed with its trace."""
-    world = World(_plan(seed, without), build, tracing=True)
+    return traced(World(_plan(seed, without), build, tracing=True))
+
+
+def traced(world: World) -> tuple[WorldResult | SeedFailure, str]:
+    """Run a world that keeps a trace."""
     outcome = outcome_of(world)
     assert world.trace is not None
     if isinstance(outcome, SeedFailure):
@@ -96,12 +112,14 @@ def run_campaign(
     seeds: Iterable[int],
     build: Assemble = assemble,
     on_seed: Callable[[WorldResult | SeedFailure], object] | None = None,
+    *,
+    run: RunSeed = run_seed,
 ) -> Campaign:
-    """Run seeds and add them up; `on_seed` is called after each."""
+    """Run seeds and add them up; `on_seed` is called after each, `run` runs one."""
     campaign = Campaign()
     for seed in seeds:
         started = process_time()
-        outcome = run_seed(seed, build)
+        outcome = run(seed, build)
         campaign.cpu_s += process_time() - started
         campaign.add(outcome)
         if on_seed is not None:

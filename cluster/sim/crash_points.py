@@ -12,7 +12,6 @@ and agrees on the same state once more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -31,7 +30,15 @@ from wal import SyncPolicy
 from wal.policy import Prepare
 from wal.survey import recovered, walk
 
-__all__ = ["CrashPoint", "CrashPointWorld", "Death", "draw_point", "plan_of", "run_point"]
+__all__ = [
+    "CrashPoint",
+    "CrashPointWorld",
+    "Death",
+    "draw_point",
+    "outcome_at",
+    "plan_of",
+    "run_point",
+]
 
 LOG: Final = "wal"
 SNAPSHOTS: Final = "snap"
@@ -188,7 +195,9 @@ class CrashPointWorld(World):
             if self.heap.now >= end:
                 raise LivenessError(self._what_is_missing())
             self.heap.run_until(self.heap.now + _LOOK_NS)
-        return self._judge()
+        result = self._judge()
+        result.faults = 2  # the point, and the second death
+        return result
 
     def _agreed(self) -> bool:
         if not self.struck:
@@ -284,10 +293,10 @@ def run_point(
     return world, outcome_of(world)
 
 
-def places_of(worlds: Iterable[CrashPointWorld]) -> set[tuple[DiskOperation, str, Death]]:
-    """Return where points were hit, and how."""
-    return {
-        (world.point.kind, world.point.directory, world.point.death)
-        for world in worlds
-        if world.struck
-    }
+def outcome_at(seed: int, build: Assemble = assemble) -> WorldResult | SeedFailure:
+    """Run the point of a seed (`campaign.run_campaign`); one that nobody reached is a failure."""
+    world, outcome = run_point(seed, build)
+    if not world.struck and not isinstance(outcome, SeedFailure):
+        text = f"{world.point}: never reached"
+        return SeedFailure(seed, "unreached", text, world.heap.now, world.option)
+    return outcome
