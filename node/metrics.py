@@ -105,10 +105,10 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
     MetricSpec("wal_queued_bytes", "gauge", "Bytes submitted and not yet durable.", "wal", "queued_bytes"),
     MetricSpec("wal_segments_count", "gauge", "Segments in use.", "wal", "segments"),
     MetricSpec("wal_spare_segments_count", "gauge", "Recycled files that wait for use.", "wal", "spares"),
-    MetricSpec("wal_released_segments_total", "counter", "Segments that no group needed any more.", "wal", "segments_released"),
-    MetricSpec("wal_recycled_segments_total", "counter", "Segments begun in the file of a released one.", "wal", "segments_recycled"),
-    MetricSpec("wal_copied_bytes_total", "counter", "Bytes of live batches appended again, to free old segments.", "wal", "bytes_copied"),
     MetricSpec("wal_disk_full_bool", "gauge", "1 while the disk refuses new space.", "wal", "disk_full"),
+    MetricSpec("wal_recycled_segments_total", "counter", "Segments that overwrote a file that an earlier one had left.", "wal", "recycled"),
+    MetricSpec("wal_released_segments_total", "counter", "Segments that no group needed any more.", "wal", "released"),
+    MetricSpec("wal_copied_bytes_total", "counter", "Bytes of live batches appended again, to free old segments.", "wal", "bytes_copied"),
     MetricSpec("wal_torn_tail_bytes", "gauge", "Bytes of torn tail that recovery cut at this start.", "wal", "torn_tail_bytes"),
     MetricSpec("lane_received_bytes_total", "counter", "Bytes received on a lane.", "lane", "bytes_in", _LANE),
     MetricSpec("lane_sent_bytes_total", "counter", "Bytes sent on a lane.", "lane", "bytes_out", _LANE),
@@ -171,8 +171,8 @@ class WalSnapshot:
     spares: int = 0
     disk_full: bool = False
     torn_tail_bytes: int = 0
-    segments_released: int = 0
-    segments_recycled: int = 0
+    recycled: int = 0
+    released: int = 0
     bytes_copied: int = 0
 
     @property

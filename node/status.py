@@ -90,8 +90,8 @@ def _wal(store: WalStore, recovered: Recovered) -> WalSnapshot:
         spares=stats.spares,
         disk_full=store.disk_full,
         torn_tail_bytes=recovered.torn.bytes if recovered.torn else 0,
-        segments_released=stats.segments_released,
-        segments_recycled=stats.segments_recycled,
+        recycled=stats.segments_recycled,
+        released=stats.segments_released,
         bytes_copied=stats.bytes_copied,
     )
 

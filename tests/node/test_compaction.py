@@ -11,9 +11,10 @@ from node.compaction import CompactionPolicy, Compactor
 from node.raft.messages import Append, AppendReply, Heartbeat, Vote, VoteReply
 from node.raft.types import Batch, GroupId, HardState, Index, NodeId, Role, Term
 from node.snapshots import SnapshotStore
+from node.status import _wal as wal_snapshot
 from tests.node.rig import CLUSTER, MS, SESSION, Node, batch_of, open_store, put_entry
 from tests.wal.support import SMALL
-from wal import LogIdentity, SegmentIO
+from wal import LogIdentity, Recovered, SegmentIO, hard_state_record
 
 LEADER = NodeId(2)
 ME = NodeId(1)
@@ -133,6 +134,19 @@ def test_a_quiet_tail_moves_and_the_segments_behind_it_are_used_again(follower: 
     assert headers(follower, QUIET) == said
 
 
+def test_the_metrics_tell_what_was_released_recycled_and_copied(follower: Follower) -> None:
+    follower.append(QUIET, 1, SESSION)
+    follower.keep_busy(8)
+    stats = follower.store.log.stats()
+    told = wal_snapshot(follower.store, Recovered("", {}))
+    assert (told.released, told.recycled, told.bytes_copied) == (
+        stats.segments_released,
+        stats.segments_recycled,
+        stats.bytes_copied,
+    )
+    assert min(told.released, told.recycled, told.bytes_copied) > 0
+
+
 def test_a_tail_that_a_voter_still_needs_moves_and_is_served_from_its_new_place(
     follower: Follower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,21 +260,15 @@ def test_nothing_is_copied_while_the_disk_is_full(follower: Follower) -> None:
     follower.keep_busy(6)
     follower.compactor._policy = EAGER
     follower.store._starved = True
-    follower.store._log.append([batch_record_of(follower)], context=None)
+    core = follower.multi.groups[BUSY].core
+    waiting = hard_state_record(BUSY, core.term, core.vote)  # as long as it waits, the disk is full
+    follower.store.log.append([waiting])
     follower.turn()
     assert follower.compactor._copies
     assert not follower.compactor.busy
     assert not follower.store.copying
     follower.rest()
     assert follower.store.pinned_segments(QUIET) == 0
-
-
-def batch_record_of(node: Follower):
-    """Something that waits for the disk, so that it stays full."""
-    from wal import hard_state_record
-
-    core = node.multi.groups[BUSY].core
-    return hard_state_record(BUSY, core.term, core.vote)
 
 
 def test_one_busy_group_and_63_idle_ones_over_20_segments() -> None:
