@@ -1,4 +1,4 @@
-"""When a group is snapshotted, and how far its log may be released. One snapshot at a time.
+"""When a group is snapshotted, how far its log is released, and what is moved to the log's head.
 
 Theory of operation
 -------------------
@@ -11,19 +11,34 @@ log releases its prefix, and never beyond
 * what the leader says that some voter still needs (`Core.release_limit`, bounded by
   `CoreConfig.hold_bytes_max`), nor
 * `trailing_bytes` before the snapshot, so that a voter that blinks finds its entries.
+
+All groups share one log. A group that writes little has a small tail in an old segment, which keeps
+every segment behind it from being used again. One that pins more than `pinned_segments_max` of them
+is snapshotted early if that gives up at least as many bytes of log as it writes. Otherwise its tail
+is appended again, in slices: one per turn, the next when that is durable. Two exceptions:
+
+* A tail of more than `pinned_segments_max` segments is held for a voter, or its group writes enough
+  to be snapshotted in its turn: it waits, and so does all that lies behind it.
+* If the tails of all groups together take more than half a segment, twice their size may be pinned.
+  Without that, copying them would itself push the first one out of bounds, for ever. With it, the
+  copies add at most as much as the groups write.
+
+One snapshot and one copy at a time.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from node.limits import QUEUED_BYTES_MAX as LOG_QUEUED_BYTES_MAX
 from node.ports import Clock, FrozenState, LogStore, Snapshots, SnapshotSink
 from node.raft.types import GroupId, Index, LogStart
 from node.runtime import GroupRuntime
 
-__all__ = ["CompactionPolicy", "CompactionPorts", "Compactor"]
+__all__ = ["PINNED_SEGMENTS_MAX", "CompactionPolicy", "CompactionPorts", "Compactor"]
 
 CHUNK_BYTES: Final = 256 << 10
 """About 250 entries of 1 KiB, 0.3 ms: well within a slice."""
@@ -31,6 +46,12 @@ QUEUED_BYTES_MAX: Final = 8 << 20
 """What may wait for the snapshot's file: beyond it the reading waits, not the memory."""
 LOOK_NS: Final = 200_000_000
 """How often groups are looked at: a segment at 1 GB/s takes 64 ms, a few may pass."""
+PINNED_SEGMENTS_MAX: Final = 4
+"""Segments that one group may keep from reuse: 256 MiB, about what a voter may lag behind."""
+COPY_BYTES_MAX: Final = 1 << 20
+"""A slice of a tail that is appended again: 1 ms to read, 1 ms to write."""
+COPY_BATCHES_MAX: Final = 256
+"""Batches in a slice: 15 µs each to read back, 4 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +60,9 @@ class CompactionPolicy:
 
     log_bytes_min: int = 64 << 20
     trailing_bytes: int = 64 << 20
+    pinned_segments_max: int = PINNED_SEGMENTS_MAX
+    """0: a tail moves whenever a segment begins (the simulator's hardest)."""
+    look_ns: int = LOOK_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +85,15 @@ class _Active:
     read: bool = False
 
 
+@dataclass(slots=True)
+class _Copy:
+    """A tail that is being appended again: from `following` up to `last`, which never moves."""
+
+    group: GroupId
+    following: Index
+    last: Index
+
+
 class Compactor:
     """Snapshots and releases the groups of one node. Called once per turn, on the main thread."""
 
@@ -78,11 +111,27 @@ class Compactor:
         self._clock = ports.clock
         self._policy = policy
         self._active: _Active | None = None
+        self._copies: deque[_Copy] = deque()
+        """The first one is under way."""
         self._look_at = 0
 
     @property
     def busy(self) -> bool:
-        """Whether another slice could be read out at once."""
+        """Whether another slice could be worked on at once."""
+        return self._can_read_out or self._can_copy
+
+    @property
+    def _can_copy(self) -> bool:
+        store = self._store
+        return (
+            bool(self._copies)
+            and not store.copying
+            and not store.disk_full
+            and store.queued_bytes <= LOG_QUEUED_BYTES_MAX
+        )
+
+    @property
+    def _can_read_out(self) -> bool:
         active = self._active
         return (
             active is not None
@@ -93,10 +142,12 @@ class Compactor:
     def step(self, now: int, slice_ns: int) -> None:
         """Do one slice of at most about `slice_ns`."""
         self._take_completions()
-        if self._active is None and now >= self._look_at:
-            self._look_at = now + LOOK_NS
+        if now >= self._look_at:
+            self._look_at = now + self._policy.look_ns
             self._look()
-        if self.busy:
+        if self._can_copy:
+            self._copy_slice()
+        if self._can_read_out:
             self._read_out(self._clock.now_ns() + slice_ns)
 
     def _take_completions(self) -> None:
@@ -114,17 +165,62 @@ class Compactor:
             self._release(group)
 
     def _look(self) -> None:
-        """Start the snapshot that is due, and release what became free."""
+        """Release what became free, start the snapshot that is due, and see who pins the log."""
         for group in self._groups.values():
             self._release(group)
-            if self._active is None and self._due(group):
-                self._freeze(group)
+        limit = self._pinned_max()
+        copied_max = max(1, self._policy.pinned_segments_max) * self._store.segment_bytes
+        pinning: list[tuple[int, GroupId]] = []
+        stuck = limit
+        for number, group in self._groups.items():
+            pinned = self._store.pinned_segments(number)
+            if self._due(group, pinning=pinned > limit):
+                if self._active is None:
+                    self._freeze(group)
+            elif pinned > limit:
+                if group.core.log.bytes > copied_max:
+                    stuck = max(stuck, pinned)
+                else:
+                    pinning.append((pinned, number))
+        busy = {copy.group for copy in self._copies}
+        if self._active is not None:
+            busy.add(self._active.group)
+        for pinned, number in pinning:
+            if pinned > stuck and number not in busy:
+                log = self._groups[number].core.log
+                self._copies.append(_Copy(number, Index(log.start.index + 1), log.last_index))
 
-    def _due(self, group: GroupRuntime) -> bool:
-        grown = group.bytes_applied - group.bytes_at_snapshot
-        if grown < max(self._policy.log_bytes_min, group.machine.state_bytes):
+    def _pinned_max(self) -> int:
+        """Return how many segments a group may pin now; see the module text."""
+        live = sum(group.core.log.bytes for group in self._groups.values())
+        segment = self._store.segment_bytes
+        needed = 0 if 2 * live < segment else 2 * -(-live // segment)
+        return max(self._policy.pinned_segments_max, needed)
+
+    def _due(self, group: GroupRuntime, *, pinning: bool) -> bool:
+        """Tell whether a snapshot is worth its bytes now."""
+        core, policy = group.core, self._policy
+        if not core.durable_index >= group.applied > group.snapshot_index:
             return False
-        return group.core.durable_index >= group.applied > group.snapshot_index
+        grown = group.bytes_applied - group.bytes_at_snapshot
+        if pinning and core.release_limit > group.snapshot_index:
+            given_up = min(grown, core.log.bytes - policy.trailing_bytes)
+            if given_up >= max(1, group.machine.state_bytes):
+                return True
+        return grown >= max(policy.log_bytes_min, group.machine.state_bytes)
+
+    def _copy_slice(self) -> None:
+        """Append a slice of the first tail again, from where the last one ended."""
+        copy = self._copies[0]
+        log = self._groups[copy.group].core.log
+        # The log may have been released or cut meanwhile, and grown again: not at the same bounds.
+        batch = log.batch_of(max(copy.following, log.start.index + 1))
+        if batch is None or batch.base_index > copy.last:
+            self._copies.popleft()
+            return
+        batches = log.batches_from(batch.base_index, COPY_BYTES_MAX)[:COPY_BATCHES_MAX]
+        self._store.append_again(copy.group, [batch.base_index for batch in batches])
+        copy.following = Index(batches[-1].last_index + 1)
 
     def _freeze(self, group: GroupRuntime) -> None:
         term = group.core.log.term_at(group.applied)

@@ -122,6 +122,8 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
     MetricSpec("wal_recycled_segments_total", "counter", "Segments that overwrote a file that an earlier one had left.", "wal", "recycled"),
     MetricSpec("wal_head_index", "gauge", "Where the next frame goes: segment << 32 | offset.", "wal", "head_position"),
     MetricSpec("wal_durable_index", "gauge", "Up to where the log is durable, likewise.", "wal", "durable_position"),
+    MetricSpec("wal_released_segments_total", "counter", "Segments that no group needed any more.", "wal", "released"),
+    MetricSpec("wal_copied_bytes_total", "counter", "Bytes of live batches appended again, to free old segments.", "wal", "bytes_copied"),
     MetricSpec("wal_torn_tail_bytes", "gauge", "Bytes of torn tail that recovery cut at this start.", "wal", "torn_tail_bytes"),
     MetricSpec("lane_received_bytes_total", "counter", "Bytes received on a lane.", "lane", "bytes_in", _LANE),
     MetricSpec("lane_sent_bytes_total", "counter", "Bytes sent on a lane.", "lane", "bytes_out", _LANE),
@@ -222,6 +224,8 @@ class WalSnapshot:
     """Syncs by how many entries each made durable: bucket n counts those below 2^n, from 0."""
     sync_latency_us: tuple[int, ...] = ()
     """Write and sync times in µs, in the same buckets."""
+    released: int = 0
+    bytes_copied: int = 0
 
     @property
     def entries_per_fsync(self) -> float | None:

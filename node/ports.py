@@ -102,6 +102,20 @@ class LogStore(Protocol):
     def release(self, group: GroupId, index: Index, term: Term) -> None:
         """Give up a group's log up to a batch end; a durable snapshot covers it."""
 
+    def pinned_segments(self, group: GroupId) -> int:
+        """Return how many segments, the one being written left out, a group keeps from reuse."""
+
+    def append_again(self, group: GroupId, bases: Sequence[Index]) -> None:
+        """Queue batches once more, so that the segments where they lie are needed no longer."""
+
+    @property
+    def copying(self) -> bool:
+        """Whether something that was appended again is not durable yet."""
+
+    @property
+    def segment_bytes(self) -> int:
+        """About what a segment of the log holds."""
+
     @property
     def disk_full(self) -> bool:
         """Whether the disk refuses new space at present."""

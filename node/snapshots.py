@@ -211,6 +211,9 @@ class SnapshotStore:
         for name in fs.listdir(directory):
             if name.endswith(".tmp"):
                 fs.unlink(f"{directory}/{name}")
+        # A process that died between rename and directory sync left a name that a power cut would
+        # take away again; before the log lets go of what it covers, it must be there to stay.
+        fs.sync_dir(directory)
 
     def begin(self, group: GroupId, place: LogStart) -> SnapshotWriter:
         """Start writing a snapshot of `group` as of `place` (a batch end)."""

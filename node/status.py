@@ -93,6 +93,9 @@ def _wal(store: WalStore, recovered: Recovered) -> WalSnapshot:
         spares=stats.spares,
         disk_full=store.disk_full,
         torn_tail_bytes=recovered.torn.bytes if recovered.torn else 0,
+        recycled=stats.segments_recycled,
+        released=stats.segments_released,
+        bytes_copied=stats.bytes_copied,
     )
 
 

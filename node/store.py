@@ -6,13 +6,17 @@ only appends to a deque (atomic under the interpreter) and wakes the main thread
 A batch stays in memory until it is durable *and* older than CACHE_BYTES_MAX of newer ones; after
 that it is read back from its segment, both CRCs verified. What is counted is its bytes and
 SLOT_BYTES for the objects around them.
+
+A batch that keeps old segments from being used again can be appended again (`append_again`): until
+its copy is durable it is in memory as well, because the log may give the old place back on its own
+thread before the main thread has heard of the new one.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Final
 
@@ -30,6 +34,7 @@ from node.raft.types import (
 )
 from wal import AppendHandle, BatchRef, Log, Record, Recovered
 from wal.frame import RecordHeader, hard_state_record, truncate_record
+from wal.segment import number_of_position
 
 __all__ = ["SLOT_BYTES", "WalStore", "batch_of_record", "stored_groups"]
 
@@ -44,14 +49,58 @@ class _Slot:
     batch: Batch | None
     ref: BatchRef | None
     size: int
+    segment: int = 0
+    """Number of the segment in which its group counts it; 0: not durable yet."""
+    dropped: bool = False
+    """Whether it was cut or released; its group counts it no more."""
+
+
+@dataclass(slots=True)
+class _GroupSlots:
+    """The batches of one group by base index, and how many of the durable ones lie where."""
+
+    by_base: dict[int, _Slot] = field(default_factory=dict)
+    segments: dict[int, int] = field(default_factory=dict)
+    """Segment number → batches; none with 0."""
+
+    def put(self, slot: _Slot, number: int) -> None:
+        """Count a batch in a segment, and no more where it lay before."""
+        self._uncount(slot)
+        slot.segment = number
+        self.segments[number] = self.segments.get(number, 0) + 1
+
+    def drop(self, slot: _Slot) -> None:
+        """Count a batch no more: it was cut or released."""
+        self._uncount(slot)
+        slot.dropped = True
+
+    def _uncount(self, slot: _Slot) -> None:
+        if not slot.segment:
+            return
+        left = self.segments[slot.segment] - 1
+        if left:
+            self.segments[slot.segment] = left
+        else:
+            del self.segments[slot.segment]
+        slot.segment = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """One storage request: its number and, per record, the slot of a batch or None."""
+    """One storage request: its number and, per record, the group and slot of a batch or None."""
 
     number: int
-    slots: tuple[_Slot | None, ...]
+    slots: tuple[tuple[_GroupSlots, _Slot] | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Copies:
+    """Batches on their way to the head of the log."""
+
+    group: _GroupSlots
+    slots: tuple[_Slot, ...]
+    borrowed: tuple[_Slot, ...]
+    """Those that are in memory for this only."""
 
 
 def batch_of_record(record: Record) -> Batch:
@@ -85,16 +134,17 @@ class WalStore:
         """Take over an opened log and install the completion callback."""
         self._log = log
         self._wake = wake
-        self._slots: dict[GroupId, dict[int, _Slot]] = {
-            GroupId(number): {
-                ref.base_index: _Slot(None, ref, 64 + ref.size) for ref in found.batches
-            }
-            for number, found in recovered.groups.items()
-        }
+        self._groups: dict[GroupId, _GroupSlots] = {}
+        for number, found in recovered.groups.items():
+            group = self._groups[GroupId(number)] = _GroupSlots()
+            for ref in found.batches:
+                slot = group.by_base[ref.base_index] = _Slot(None, ref, 64 + ref.size)
+                group.put(slot, number_of_position(ref.position))
         self._cached: deque[_Slot] = deque()
         self._cached_bytes = 0
         self._numbers = 0
         self._completed: deque[AppendHandle] = deque()
+        self._copies: _Copies | None = None
         self._starved = False
         self.failure: Exception | None = None
         log.on_complete = self._on_complete
@@ -129,9 +179,10 @@ class WalStore:
         and lose the term.
         """
         records: list[Record] = []
-        slots: list[_Slot | None] = []
+        slots: list[tuple[_GroupSlots, _Slot] | None] = []
         for write in writes:
-            index = self._slots.setdefault(write.group, {})
+            group = self._groups.setdefault(write.group, _GroupSlots())
+            by_base = group.by_base
             if write.hard_state is not None:
                 state = write.hard_state
                 records.append(hard_state_record(write.group, state.term, state.vote))
@@ -139,13 +190,13 @@ class WalStore:
             if write.truncate_from is not None:
                 records.append(truncate_record(write.group, write.truncate_from))
                 slots.append(None)
-                while index and next(reversed(index)) >= write.truncate_from:
-                    index.popitem()
+                while by_base and next(reversed(by_base)) >= write.truncate_from:
+                    group.drop(by_base.popitem()[1])
             for batch in write.append:
                 records.append(Record(batch.header, batch.body))
                 slot = _Slot(batch, None, batch.meta.size)
-                slots.append(slot)
-                index[batch.meta.base_index] = slot
+                slots.append((group, slot))
+                by_base[batch.meta.base_index] = slot
                 self._remember(slot)
         self._numbers += 1
         self._log.append(records, context=_Request(self._numbers, tuple(slots)))
@@ -153,10 +204,58 @@ class WalStore:
 
     def release(self, group: GroupId, index: Index, term: Term) -> None:
         """Give up a group's log up to a batch end; its segments are reused once that is durable."""
-        slots = self._slots[group]
-        for base in list(takewhile(lambda base: base <= index, slots)):
-            del slots[base]
+        slots = self._groups[group]
+        for base in list(takewhile(lambda base: base <= index, slots.by_base)):
+            slots.drop(slots.by_base.pop(base))
         self._log.release(group, index, term)
+
+    # ---- pinned segments -----------------------------------------------------------------
+
+    @property
+    def segment_bytes(self) -> int:
+        """About what a segment of the log holds."""
+        return self._log.segment_bytes
+
+    @property
+    def copying(self) -> bool:
+        """Whether copies of `append_again` are on their way to the disk."""
+        return self._copies is not None
+
+    def pinned_segments(self, group: GroupId) -> int:
+        """Return how many segments, the one being written left out, a group keeps from reuse."""
+        slots = self._groups.get(group)
+        if slots is None or not slots.segments:
+            return 0
+        return self._log.head_number - min(slots.segments)
+
+    def append_again(self, group: GroupId, bases: Sequence[Index]) -> None:
+        """Queue a slice of a group's batches once more: those of `bases` that lie behind the head.
+
+        Left out is what is not durable yet, or lies in the segment being written. One slice at a
+        time (`copying`). It has no number, and nobody is told: nothing waits for it.
+        """
+        assert self._copies is None, "one slice at a time"
+        slots, head = self._groups[group], self._log.head_number
+        taken: list[_Slot] = []
+        borrowed: list[_Slot] = []
+        records: list[Record] = []
+        for base in bases:
+            slot = slots.by_base.get(base)
+            if slot is None or slot.ref is None or slot.segment >= head:
+                continue
+            batch = self.read(group, base)
+            if slot.batch is None:
+                slot.batch = batch
+                borrowed.append(slot)
+            records.append(Record(batch.header, batch.body))
+            taken.append(slot)
+        if taken:
+            self._copies = _Copies(slots, tuple(taken), tuple(borrowed))
+            self._log.append_again(records, context=self._copies)
+            for slot in taken:
+                slot.ref = None
+
+    # ---- what became durable -------------------------------------------------------------
 
     def completions(self) -> Sequence[WriteDone]:
         """Take what became durable; remembers where the batches lie. Sets `failure` on error."""
@@ -168,24 +267,37 @@ class WalStore:
                 break
             self._starved = False
             request = handle.context
+            if isinstance(request, _Copies):
+                self._settle_copies(request, handle.positions)
+                continue
             assert isinstance(request, _Request)
-            for slot, position in zip(request.slots, handle.positions, strict=True):
-                if slot is not None and slot.batch is not None:
-                    batch = slot.batch
-                    slot.ref = BatchRef(
-                        batch.meta.term,
-                        batch.meta.base_index,
-                        batch.meta.count,
-                        batch.meta.size - 64,
-                        position,
-                    )
+            for place, position in zip(request.slots, handle.positions, strict=True):
+                if place is not None:
+                    self._settle(*place, position)
             done.append(WriteDone(request.number))
         self._forget()
         return done
 
+    def _settle(self, group: _GroupSlots, slot: _Slot, position: int) -> None:
+        """Note where a batch lies."""
+        batch = slot.batch
+        assert batch is not None, "a batch is in memory until it is durable"
+        meta = batch.meta
+        slot.ref = BatchRef(meta.term, meta.base_index, meta.count, meta.size - 64, position)
+        if not slot.dropped:
+            group.put(slot, number_of_position(position))
+
+    def _settle_copies(self, copies: _Copies, positions: Sequence[int]) -> None:
+        assert copies is self._copies
+        self._copies = None
+        for slot, position in zip(copies.slots, positions, strict=True):
+            self._settle(copies.group, slot, position)
+        for slot in copies.borrowed:
+            slot.batch = None
+
     def read(self, group: GroupId, base_index: Index) -> Batch:
         """Return a batch by its base index; a corrupt frame raises `wal.CorruptLogError`."""
-        slot = self._slots[group][base_index]
+        slot = self._groups[group].by_base[base_index]
         if slot.batch is not None:
             return slot.batch
         assert slot.ref is not None, "a batch is in memory until it is durable"

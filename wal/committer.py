@@ -13,6 +13,10 @@ the event heap of the simulator, which may crash between any two of them (`wal.d
 A job never crosses a segment. A job that finds no room rolls: its first frame is the CHECKPOINT
 of a new segment, so everything before is durable when a segment begins.
 
+A live batch may be queued once more (`submit_again`): the copy only moves its place towards the
+head, so that older segments are needed no more. As nothing is given back before all that was
+written is durable, a crash finds the batch at its old place or at the new one.
+
 Not thread-safe: drivers hold a lock around every call.
 """
 
@@ -20,7 +24,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from threading import Event
 from typing import Final
@@ -40,7 +44,6 @@ from wal.frame import (
     Kind,
     Record,
     RecordHeader,
-    body_of_hard_state,
     fields_of,
     frame_head,
     frame_size,
@@ -50,22 +53,15 @@ from wal.frame import (
 from wal.operations import Allocate, Create, Operation, Rename, Sync, SyncDir, Write, ZeroFill
 from wal.policy import SyncPolicy
 from wal.pool import SparePool
-from wal.segment import (
-    GroupCheckpoint,
-    LogIdentity,
-    SegmentCheckpoint,
-    number_of_position,
-    position_at,
-    segment_name,
-)
+from wal.segment import LogIdentity, SegmentCheckpoint, position_at, segment_name
+from wal.tail import GroupTail
 
-__all__ = ["AppendHandle", "Committer", "CommitterState", "GroupTail", "Head", "Job"]
+__all__ = ["AppendHandle", "Committer", "CommitterState", "Head", "Job"]
 
 RECORD_BYTES_MAX = 1 << 30
 """Keeps every offset of a segment of at most 2 GiB, plus one oversized record, within 32 bits."""
 
 _BATCH: Final = int(Kind.BATCH)
-_HARD_STATE: Final = int(Kind.HARD_STATE)
 _TRUNCATE: Final = int(Kind.TRUNCATE)
 _RELEASE: Final = int(Kind.RELEASE)
 _OWN: Final = frozenset({int(Kind.SEAL), int(Kind.OPEN)})
@@ -74,6 +70,8 @@ _FREEING: Final = frozenset({_TRUNCATE, _RELEASE})
 """Kinds after which the oldest segment may be needed no more."""
 _INDEXED: Final = _FREEING | {_BATCH}
 """Kinds that move the first or the last index of a group."""
+_Bounds = Callable[[Fields, int, int], tuple[int, int]]
+"""(released index, next index) of a group behind a record, from those before it."""
 
 
 # ---- values ----------------------------------------------------------------------------------
@@ -82,11 +80,13 @@ _INDEXED: Final = _FREEING | {_BATCH}
 class AppendHandle:
     """Says when the records of one `append` are durable, and where they lie."""
 
-    __slots__ = ("_event", "context", "error", "positions", "records", "remaining", "size")
+    __slots__ = ("_event", "again", "context", "error", "positions", "records", "remaining", "size")
 
-    def __init__(self, records: Sequence[Record], context: object) -> None:
-        """Made by `Committer.submit` only."""
+    def __init__(self, records: Sequence[Record], context: object, *, again: bool = False) -> None:
+        """Made by `Committer.submit` and its like only."""
         self.records = tuple(records)
+        self.again = again
+        """Whether the records are copies, which only move what is in the log already."""
         self.size = sum(frame_size(len(record.body)) for record in self.records)
         self.remaining = len(self.records)
         self.positions: list[int] = []
@@ -129,59 +129,6 @@ class Job:
     entries: int
     bytes_written: int
     number: int
-
-
-@dataclass(slots=True)
-class GroupTail:
-    """What the log must remember of one group, in the order of submission."""
-
-    term: int = 0
-    vote: int = 0
-    config: bytes = b""
-    released_index: int = 0
-    released_term: int = 0
-    live: deque[tuple[int, int, int]] = field(default_factory=deque)
-    """(base index, last index, position) of the batches that are neither cut nor released."""
-
-    @property
-    def last_index(self) -> int:
-        """Index of the last entry, or of the last released one."""
-        return self.live[-1][1] if self.live else self.released_index
-
-    def checkpoint(self, group: int) -> GroupCheckpoint:
-        """Return the group's part of a segment checkpoint."""
-        first, last = (self.live[0][2], self.live[-1][1]) if self.live else (0, 0)
-        return GroupCheckpoint(
-            group,
-            self.term,
-            self.vote,
-            self.released_index,
-            self.released_term,
-            first,
-            last,
-            self.config,
-        )
-
-    def take(self, record: Record, fields: Fields, position: int) -> int:
-        """Follow one record, as `wal.replay` does when it is read back; return its entries."""
-        kind, _, count, term, index, _ = fields
-        live = self.live
-        if kind == _BATCH:
-            live.append((index, index + count - 1, position))
-            return count
-        if kind == _HARD_STATE:
-            self.term = term
-            self.vote, self.config = body_of_hard_state(record.body)
-        elif kind == _TRUNCATE:
-            while live and live[-1][0] >= index:
-                live.pop()
-            assert not live or live[-1][1] < index, f"a cut at index {index}, inside a batch"
-        elif kind == _RELEASE and index > self.released_index:
-            self.released_index, self.released_term = index, term
-            while live and live[0][1] <= index:
-                live.popleft()
-            assert not live or live[0][0] > index, f"a release up to {index}, inside a batch"
-        return 0
 
 
 @dataclass(slots=True)
@@ -243,6 +190,11 @@ class Committer:
             group: (tail.released_index, tail.last_index + 1) for group, tail in groups.items()
         }
         """Group → (released index, next index), in the order of submission: ahead of `groups`."""
+        self.segments_released = 0
+        self.segments_recycled = 0
+        """Segments that began in a file that had been one before."""
+        self.bytes_copied = 0
+        """Bytes of frames that only moved a batch."""
         self._gathered: list[AppendHandle] = []
         """One per record of the job that is being built."""
         self._outstanding: Job | None = None
@@ -258,25 +210,38 @@ class Committer:
         Raises RecordTooLargeError, DiskFullError (the queue is bounded), PoisonedLogError,
         ClosedLogError. Records that a recovery would refuse are a bug: AssertionError.
         """
+        self._check_room(records)
+        return self._accept(AppendHandle(records, context), _bounds_after)
+
+    def submit_again(self, records: Sequence[Record], context: object = None) -> AppendHandle:
+        """Queue live batches once more; each moves to where its copy lies. Raises as `submit` does.
+
+        A batch that was cut or released by what is queued already is a bug, as is a torn one.
+        """
+        self._check_room(records)
+        return self._accept(AppendHandle(records, context, again=True), _bounds_of_copy)
+
+    def insist(self, records: Sequence[Record], context: object) -> AppendHandle:
+        """Queue records however long the queue is: the log's own few, which end it or free space."""
+        return self._accept(AppendHandle(records, context), _bounds_after)
+
+    def _check_room(self, records: Sequence[Record]) -> None:
         size = sum(frame_size(len(record.body)) for record in records)
         if self.queued_bytes and self.queued_bytes + size > self.policy.queue_bytes_max:
             raise self._refusal_now() or DiskFullError(
                 f"{self.queued_bytes} bytes wait for the disk already; free space or wait"
             )
-        return self.insist(records, context)
 
-    def insist(self, records: Sequence[Record], context: object) -> AppendHandle:
-        """Queue records however long the queue is: the log's own few, which end it or free space."""
+    def _accept(self, handle: AppendHandle, bounds_behind: _Bounds) -> AppendHandle:
         if (refusal := self._refusal_now()) is not None:
             raise refusal
-        handle = AppendHandle(records, context)
         assert handle.records, "an append holds at least one record"
         longest = max(len(record.body) for record in handle.records)
         if longest > RECORD_BYTES_MAX:
             raise RecordTooLargeError(
                 f"a record of {longest} bytes; the limit is {RECORD_BYTES_MAX}"
             )
-        self._enqueue(handle)
+        self._enqueue(handle, bounds_behind)
         return handle
 
     def seal(self, context: object) -> AppendHandle:
@@ -354,17 +319,17 @@ class Committer:
         """Return why nothing is taken any more; a new error each time, for a traceback of its own."""
         return None if self._refusal is None else type(self._refusal)(str(self._refusal))
 
-    def _enqueue(self, handle: AppendHandle) -> None:
+    def _enqueue(self, handle: AppendHandle, bounds_behind: _Bounds) -> None:
         """Queue the records of a handle, all or (if one is wrong) none."""
         bounds: dict[int, tuple[int, int]] = {}
         taken = []
         for record in handle.records:
             fields = fields_of(record.header)
             assert fields[5] == len(record.body), "the header counts its body's bytes"
-            if fields[0] in _INDEXED:
+            if handle.again or fields[0] in _INDEXED:
                 group = fields[1]
                 before = bounds.get(group) or self._bounds.get(group, (0, 1))
-                bounds[group] = _bounds_after(fields, *before)
+                bounds[group] = bounds_behind(fields, *before)
             taken.append((record, fields, handle))
         self._queue.extend(taken)
         self._bounds.update(bounds)
@@ -411,8 +376,12 @@ class Committer:
                 tail = self.groups.get(fields[1])
                 if tail is None:
                     tail = self.groups[fields[1]] = GroupTail()
-                entries += tail.take(record, fields, position)
-                self._may_retire = self._may_retire or fields[0] in _FREEING
+                fresh = tail.take(record, fields, position)
+                entries += fresh
+                if handle.again:
+                    assert not fresh, "a copy is of a batch that lives"
+                    self.bytes_copied += wanted
+                self._may_retire = self._may_retire or handle.again or fields[0] in _FREEING
             self._frame(record, buffers)
             size += wanted
         assert handles, "a job carries at least one record"
@@ -453,6 +422,7 @@ class Committer:
         head.number, head.offset, head.uid = number, 0, self._draw_uid()
         self._may_retire = True
         head.filled_to = spare.size if spare is not None else 0
+        self.segments_recycled += spare is not None
         if previous == 0:
             head.oldest = number
             head.durable = position_at(number, 0)
@@ -499,12 +469,13 @@ class Committer:
         if not self._may_retire or head.oldest >= head.number or head.durable != head.position:
             return None
         for tail in self.groups.values():
-            if tail.live and number_of_position(tail.live[0][2]) == head.oldest:
+            if head.oldest in tail.segments:
                 self._may_retire = False
                 return None
         size = self.segment_sizes.pop(head.oldest, 0)
         operations: list[Operation] = [self.pool.retire(head.oldest, size), SyncDir()]
         head.oldest += 1
+        self.segments_released += 1
         return self._job(operations, 0, 0)
 
 
@@ -520,3 +491,11 @@ def _bounds_after(fields: Fields, released: int, following: int) -> tuple[int, i
         assert released < index <= following, f"group {group}: a cut at {index}, not {expected}"
         return released, index
     return max(released, index), max(following, index + 1)
+
+
+def _bounds_of_copy(fields: Fields, released: int, following: int) -> tuple[int, int]:
+    """Check that a record can be the copy of a live batch: it moves no bound."""
+    kind, group, count, _, index, _ = fields
+    assert kind == _BATCH, "only batches are appended again"
+    assert released < index < index + count <= following, f"group {group}: no copy of {index}"
+    return released, following

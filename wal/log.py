@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from wal.checksum import crc32c
-from wal.committer import AppendHandle, Committer, CommitterState, GroupTail, Head
+from wal.committer import AppendHandle, Committer, CommitterState, Head
 from wal.driver import Driver, InlineDriver, JobRunner, OnComplete, SegmentIO, ThreadDriver
 from wal.errors import (
     ClosedLogError,
@@ -53,6 +53,7 @@ from wal.segment import (
     segment_name,
     spare_number,
 )
+from wal.tail import GroupTail
 
 __all__ = ["Log", "LogStats", "OpenOptions", "inline_driver", "thread_driver"]
 
@@ -109,6 +110,9 @@ class LogStats:
     sync_p50_ns: int
     sync_p99_ns: int
     disk_full: bool
+    segments_released: int
+    segments_recycled: int
+    bytes_copied: int
 
 
 class Log:
@@ -167,6 +171,16 @@ class Log:
         assert self._driver is not None
         return self._driver.submit(lambda: self._committer.submit(records, context))
 
+    def append_again(self, records: Sequence[Record], context: object = None) -> AppendHandle:
+        """Queue copies of live batches, byte for byte; each then lies where its copy does.
+
+        The older place stays readable until the handle is durable, and may be given back then. So
+        a group that writes little does not keep segments that nobody else needs. Raises as
+        `append` does.
+        """
+        assert self._driver is not None
+        return self._driver.submit(lambda: self._committer.submit_again(records, context))
+
     def release(self, group: int, index: int, term: int) -> AppendHandle:
         """Record that `group` needs nothing up to `index`; frees segments once it is durable.
 
@@ -223,6 +237,16 @@ class Log:
         return self._committer.state is CommitterState.FULL
 
     @property
+    def segment_bytes(self) -> int:
+        """About what a segment holds."""
+        return self._committer.policy.segment_bytes
+
+    @property
+    def head_number(self) -> int:
+        """Number of the segment that is being written; 0 before the first."""
+        return self._committer.head.number
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes submitted and not yet durable."""
         return self._committer.queued_bytes
@@ -250,6 +274,9 @@ class Log:
             sync_p50_ns=runner.times.quantile(0.5),
             sync_p99_ns=runner.times.quantile(0.99),
             disk_full=self.disk_full,
+            segments_released=committer.segments_released,
+            segments_recycled=committer.segments_recycled,
+            bytes_copied=committer.bytes_copied,
         )
 
     def seal_and_close(self) -> bool:
@@ -357,7 +384,7 @@ def _committer_at(
     }
     for number, log in found.groups.items():
         for ref in log.batches:
-            groups[number].live.append((ref.base_index, ref.last_index, ref.position))
+            groups[number].add(ref.base_index, ref.last_index, ref.position)
     head = Head(sequence=found.sequence)
     sizes = dict(found.segments)
     if found.number:

@@ -181,13 +181,12 @@ class _Recovery:
             self._read_segment(checkpoint)
         self._judge_end()
         for group, log in sorted(self._groups.items()):
-            if log.elsewhere > log.released_index:
+            if (missing := log.settle()) is not None:
                 raise self._corrupt(
                     position_at(numbers[0], 0),
-                    f"group {group}: entries {log.released_index + 1} to {log.elsewhere} are"
-                    " missing: they lay in segments before this one",
+                    f"group {group}: entries {missing[0]} to {missing[1]} are missing: they lay in"
+                    " segments before this one",
                 )
-            log.elsewhere = 0
         return found
 
     # ---- one segment ---------------------------------------------------------------------

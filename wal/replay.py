@@ -1,13 +1,19 @@
 """What the records of a log mean: one fold per group, from its first record to its last.
 
-`wal.committer` follows the same rules while it writes (`GroupTail`); each checkpoint is compared
-with what was replayed up to it, so the two cannot drift apart unnoticed.
+`wal.tail` follows the same rules while the log is written; each checkpoint is compared with what
+was replayed up to it, so the two cannot drift apart unnoticed.
+
+A batch that is live already is a copy, and moves there: same term, base, count and size. A copy may
+also stand for a batch in a segment that was given back since (`elsewhere`); those are found in any
+order, and `settle` puts them in front of the others.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final
 
 from wal.errors import FrameError
@@ -49,8 +55,11 @@ class GroupLog:
     released_term: int = 0
     batches: deque[BatchRef] = field(default_factory=deque)
     elsewhere: int = 0
-    """Last index of what lies in segments before the oldest; above `released_index` it is missed,
-    if a later record did not release or cut it. 0 in what `recover` returns."""
+    """Last index of what lay in segments before the oldest; above `released_index` it is missed,
+    if a later record did not release, cut or copy it. 0 in what `recover` returns."""
+    copied: dict[int, BatchRef] = field(default_factory=dict)
+    """Base index → the newest copy of a batch that lay elsewhere, cut and released ones included.
+    Empty in what `recover` returns."""
 
     @property
     def last_index(self) -> int:
@@ -82,9 +91,13 @@ class GroupLog:
         kind, group, count, term, index, size = fields
         if kind == _BATCH:
             expected = (self.batches[-1].last_index if self.batches else self.last_index) + 1
-            if index != expected or not count:
+            ref = BatchRef(term, index, count, size, position)
+            if index == expected and count:
+                self.batches.append(ref)
+            elif index > expected or not count:
                 raise self._misplaced(group, index, expected)
-            self.batches.append(BatchRef(term, index, count, size, position))
+            else:
+                self._move(ref)
         elif kind == _HARD_STATE:
             self.term = term
             self.vote, self.config = body_of_hard_state(body)
@@ -93,9 +106,44 @@ class GroupLog:
         elif kind == _RELEASE:
             self._release(index, term)
 
+    def settle(self) -> tuple[int, int] | None:
+        """Put the copies where they belong, at the end; return (first, last) of what is missing."""
+        missing, following = None, self.released_index + 1
+        found = [
+            ref
+            for base, ref in sorted(self.copied.items())
+            if self.released_index < base and ref.last_index <= self.elsewhere
+        ]
+        for ref in found:
+            if ref.base_index != following:
+                missing = following, ref.base_index - 1
+                break
+            following = ref.last_index + 1
+        if missing is None and following <= self.elsewhere:
+            missing = following, self.elsewhere
+        self.batches.extendleft(reversed(found))
+        self.elsewhere = 0
+        self.copied = {}
+        return missing
+
+    def _move(self, ref: BatchRef) -> None:
+        """Let a copy stand for its batch; FrameError if it is not the copy of a live one."""
+        base = ref.base_index
+        if base > max(self.elsewhere, self.released_index):
+            place = bisect_left(self.batches, base, key=attrgetter("base_index"))
+            batch = self.batches[place] if place < len(self.batches) else None
+        else:
+            place = -1
+            batch = self.copied.get(base, ref)
+        same = batch is not None and _name_of(batch) == _name_of(ref)
+        if base <= self.released_index or not same:
+            raise FrameError(f"a batch at index {base} overwrites the log")
+        if place < 0:
+            self.copied[base] = ref
+        else:
+            self.batches[place] = ref
+
     def _misplaced(self, group: int, index: int, expected: int) -> FrameError:
-        if index < expected:
-            return FrameError(f"a batch at index {index} overwrites the log")
         if index > expected:
             missing = f"entries {expected} to {index - 1} are missing"
             return FrameError(f"group {group}: {missing}")
@@ -118,3 +166,8 @@ class GroupLog:
             batches.popleft()
         if batches and batches[0].base_index <= index:
             raise FrameError(f"a release up to index {index}, inside a batch")
+
+
+def _name_of(ref: BatchRef) -> tuple[int, int, int, int]:
+    """Return what a batch and its copies share."""
+    return ref.term, ref.base_index, ref.count, ref.size

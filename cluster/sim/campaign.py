@@ -12,7 +12,16 @@ from cluster.sim.world import World, WorldResult
 from node.assembly import assemble
 from node.raft.invariants import InvariantError
 
-__all__ = ["Campaign", "SeedFailure", "run_campaign", "run_seed", "trace_of"]
+__all__ = [
+    "Campaign",
+    "RunSeed",
+    "SeedFailure",
+    "outcome_of",
+    "run_campaign",
+    "run_seed",
+    "trace_of",
+    "traced",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +33,19 @@ class SeedFailure:
     """Name of the invariant, or of the exception's type."""
     text: str
     at_ns: int
+    option: str = ""
+    """What the command needs besides, to repeat it."""
 
     @property
     def command(self) -> str:
         """The command that repeats this seed with its trace."""
-        return f"python -m cluster.sim --first {self.seed} --seeds 1 --trace"
+        return f"python -m cluster.sim{self.option} --first {self.seed} --seeds 1 --trace"
 
     def __str__(self) -> str:
         return f"seed {self.seed} at {self.at_ns / 1e9:.6f} s: {self.text}\n  {self.command}"
+
+
+RunSeed = Callable[[int, Assemble], WorldResult | SeedFailure]
 
 
 @dataclass(slots=True)
@@ -45,6 +59,7 @@ class Campaign:
     faults: int = 0
     turns: int = 0
     elections: int = 0
+    copies: int = 0
     virtual_ns: int = 0
     cpu_s: float = 0.0
     failures: list[SeedFailure] = field(default_factory=list)
@@ -66,6 +81,7 @@ class Campaign:
         self.faults += outcome.faults
         self.turns += outcome.turns
         self.elections += outcome.elections
+        self.copies += outcome.copies
         self.virtual_ns += outcome.virtual_ns
 
 
@@ -73,15 +89,19 @@ def run_seed(
     seed: int, build: Assemble = assemble, *, without: Iterable[int] = ()
 ) -> WorldResult | SeedFailure:
     """Run one seed, without the faults of the given numbers; a failure is a value here."""
-    return _run(World(_plan(seed, without), build))
+    return outcome_of(World(_plan(seed, without), build))
 
 
 def trace_of(
     seed: int, build: Assemble = assemble, *, without: Iterable[int] = ()
 ) -> tuple[WorldResult | SeedFailure, str]:
     """Run one seed with its trace."""
-    world = World(_plan(seed, without), build, tracing=True)
-    outcome = _run(world)
+    return traced(World(_plan(seed, without), build, tracing=True))
+
+
+def traced(world: World) -> tuple[WorldResult | SeedFailure, str]:
+    """Run a world that keeps a trace."""
+    outcome = outcome_of(world)
     assert world.trace is not None
     if isinstance(outcome, SeedFailure):
         world.note(f"FAILED {outcome.text}")
@@ -92,12 +112,14 @@ def run_campaign(
     seeds: Iterable[int],
     build: Assemble = assemble,
     on_seed: Callable[[WorldResult | SeedFailure], object] | None = None,
+    *,
+    run: RunSeed = run_seed,
 ) -> Campaign:
-    """Run seeds and add them up; `on_seed` is called after each."""
+    """Run seeds and add them up; `on_seed` is called after each, `run` runs one."""
     campaign = Campaign()
     for seed in seeds:
         started = process_time()
-        outcome = run_seed(seed, build)
+        outcome = run(seed, build)
         campaign.cpu_s += process_time() - started
         campaign.add(outcome)
         if on_seed is not None:
@@ -112,14 +134,15 @@ def _plan(seed: int, without: Iterable[int]) -> Plan:
     return replace(plan, faults=faults)
 
 
-def _run(world: World) -> WorldResult | SeedFailure:
+def outcome_of(world: World) -> WorldResult | SeedFailure:
+    """Run a world; whatever it raises is a value here."""
     try:
         return world.run()
     except Exception as error:  # whatever a simulated cluster raises is this seed's finding
         kind = error.name if isinstance(error, InvariantError) else type(error).__name__
         place = _place(error)
         text = f"{type(error).__name__}: {error}{place}"
-        return SeedFailure(world.plan.seed, kind, text, world.heap.now)
+        return SeedFailure(world.plan.seed, kind, text, world.heap.now, world.option)
 
 
 def _place(error: BaseException) -> str:

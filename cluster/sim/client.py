@@ -28,8 +28,6 @@ __all__ = ["ClientWorld", "SimClient"]
 _PATIENCE_NS = (150 * MS, 600 * MS, 2 * SECOND, 2 * SECOND)
 _LAST_DEADLINE_NS = 10 * SECOND
 _RETRY_NS = 100 * MS
-_VALUE_BYTES = (8, 60, 60, 700, 2500)
-"""A torn write needs writes of several sectors."""
 _TIMEOUTS_NS = (60 * MS, 150 * MS, 300 * MS, 600 * MS)
 """Who gives up early has moved to a new leader while others still ask the old one."""
 
@@ -136,7 +134,7 @@ class SimClient:
         return b"k%d" % self._stream.below(self._world.plan.keys)
 
     def _value(self) -> bytes:
-        size = self._stream.pick(_VALUE_BYTES)
+        size = self._stream.pick(self._world.plan.value_bytes)
         return (b"c%d-%d-" % (self.number, len(self.history))).ljust(size, b".") + b"%d" % (
             self._stream.below(1 << 30)
         )

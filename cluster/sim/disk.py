@@ -10,13 +10,15 @@ state away, and either keeps nothing that was unsynced, or tears: a drawn subset
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
 
 from cluster.sim.rng import Stream
 from wal.errors import LockedError
 from wal.filesystem import Buffer
 
-__all__ = ["SECTOR_BYTES", "PowerCut", "SimDisk"]
+__all__ = ["SECTOR_BYTES", "DiskOperation", "PowerCut", "SimDisk", "Trap"]
 
 SECTOR_BYTES = 512
 _READ_ONLY = "opened for reading only"
@@ -24,6 +26,32 @@ _READ_ONLY = "opened for reading only"
 
 class PowerCut(Exception):
     """Raised out of a file operation when the disk's fuse blows: the node dies there and then."""
+
+
+class DiskOperation(Enum):
+    """What changes a disk, as far as a crash can tell."""
+
+    CREATE = "create"
+    WRITE = "write"
+    """Truncations and zeros written ahead count as well."""
+    SYNC = "sync"
+    RENAME = "rename"
+    UNLINK = "unlink"
+    SYNC_DIR = "dir-sync"
+
+
+@dataclass(slots=True)
+class Trap:
+    """Springs once, at one operation of one kind in one directory."""
+
+    kind: DiskOperation
+    directory: str
+    left: int
+    """How many such operations pass before."""
+    after: bool
+    """Whether it springs when the operation is done, instead of before."""
+    spring: Callable[[str], None]
+    """Called with the path. It may end the node, and raise PowerCut so that nothing follows."""
 
 
 class _Inode:
@@ -103,10 +131,11 @@ class _Inode:
 class _SimFile:
     """`wal.filesystem.File` over an inode."""
 
-    __slots__ = ("_disk", "_inode", "_writable")
+    __slots__ = ("_disk", "_inode", "_path", "_writable")
 
-    def __init__(self, disk: SimDisk, inode: _Inode, writable: bool) -> None:
+    def __init__(self, disk: SimDisk, path: str, inode: _Inode, writable: bool) -> None:
         self._disk = disk
+        self._path = path
         self._inode = inode
         self._writable = writable
 
@@ -125,17 +154,19 @@ class _SimFile:
             self._write(size, bytes(offset + length - size))
 
     def datasync(self) -> None:
-        self._disk.spend()
+        self._disk.begin(DiskOperation.SYNC, self._path)
         self._disk.check_sync()
         self._inode.sync()
+        self._disk.end(DiskOperation.SYNC, self._path)
 
     def sync(self) -> None:
         self.datasync()
 
     def truncate(self, length: int) -> None:
-        self._disk.spend()
+        self._disk.begin(DiskOperation.WRITE, self._path)
         assert self._writable, _READ_ONLY
         self._inode.truncate(length)
+        self._disk.end(DiskOperation.WRITE, self._path)
 
     def size(self) -> int:
         return len(self._inode.content)
@@ -144,11 +175,12 @@ class _SimFile:
         """Nothing is made durable."""
 
     def _write(self, offset: int, block: bytes) -> None:
-        self._disk.spend()
+        self._disk.begin(DiskOperation.WRITE, self._path)
         assert self._writable, _READ_ONLY
         if self._disk.full and offset + len(block) > len(self._inode.content):
             raise OSError(errno.ENOSPC, "No space left on device")
         self._inode.write(offset, block)
+        self._disk.end(DiskOperation.WRITE, self._path)
 
 
 class _SimLock:
@@ -175,6 +207,7 @@ class SimDisk:
         """How many of the next syncs fail with EIO; the pages they covered are dropped."""
         self.fuse: int | None = None
         """How many more changing operations succeed before `PowerCut` is raised; None: all."""
+        self.trap: Trap | None = None
         self.locks: set[str] = set()
         self._directories: set[str] = set()
         self._names: dict[str, _Inode] = {}
@@ -200,12 +233,27 @@ class SimDisk:
         for path in sorted(self._names):
             self._names[path].lose(stream)
 
-    def spend(self) -> None:
-        """Burn the fuse by one operation."""
+    def begin(self, kind: DiskOperation, path: str) -> None:
+        """Burn the fuse by one operation, which is about to happen; or spring the trap."""
         if self.fuse is not None:
             self.fuse -= 1
             if self.fuse < 0:
                 raise PowerCut
+        trap = self.trap
+        if trap is not None and not trap.left and not trap.after and _meets(trap, kind, path):
+            self.trap = None
+            trap.spring(path)
+
+    def end(self, kind: DiskOperation, path: str) -> None:
+        """Take the news that an operation has happened."""
+        trap = self.trap
+        if trap is None or not _meets(trap, kind, path):
+            return
+        if trap.left:
+            trap.left -= 1
+            return
+        self.trap = None
+        trap.spring(path)
 
     def check_sync(self) -> None:
         """Fail a sync if one is to fail."""
@@ -218,17 +266,18 @@ class SimDisk:
     def open(self, path: str, *, create: bool = False) -> _SimFile:
         """See `Filesystem.open`."""
         if create:
-            self.spend()
+            self.begin(DiskOperation.CREATE, path)
             if path in self._names:
                 raise FileExistsError(errno.EEXIST, "File exists", path)
             if self.full:
                 raise OSError(errno.ENOSPC, "No space left on device", path)
             self._record(path, "", _Inode())
-        return _SimFile(self, self._find(path), True)
+            self.end(DiskOperation.CREATE, path)
+        return _SimFile(self, path, self._find(path), True)
 
     def open_read(self, path: str) -> _SimFile:
         """See `Filesystem.open_read`."""
-        return _SimFile(self, self._find(path), False)
+        return _SimFile(self, path, self._find(path), False)
 
     def exists(self, path: str) -> bool:
         """See `Filesystem.exists`."""
@@ -241,14 +290,16 @@ class SimDisk:
 
     def rename(self, source: str, target: str) -> None:
         """See `Filesystem.rename`."""
-        self.spend()
+        self.begin(DiskOperation.RENAME, target)
         self._record(target, source, self._find(source))
+        self.end(DiskOperation.RENAME, target)
 
     def unlink(self, path: str) -> None:
         """See `Filesystem.unlink`."""
-        self.spend()
+        self.begin(DiskOperation.UNLINK, path)
         self._find(path)
         self._record(path, "", None)
+        self.end(DiskOperation.UNLINK, path)
 
     def mkdirs(self, path: str) -> None:
         """See `Filesystem.mkdirs`."""
@@ -256,7 +307,8 @@ class SimDisk:
 
     def sync_dir(self, path: str) -> None:
         """See `Filesystem.sync_dir`."""
-        self.spend()
+        name = f"{path}/"
+        self.begin(DiskOperation.SYNC_DIR, name)
         self.check_sync()
         left = []
         for change in self._pending:
@@ -265,6 +317,7 @@ class SimDisk:
             else:
                 left.append(change)
         self._pending = left
+        self.end(DiskOperation.SYNC_DIR, name)
 
     def lock(self, path: str) -> _SimLock:
         """See `Filesystem.lock`."""
@@ -293,3 +346,7 @@ class SimDisk:
             names.pop(path, None)
         else:
             names[path] = inode
+
+
+def _meets(trap: Trap, kind: DiskOperation, path: str) -> bool:
+    return trap.kind is kind and path.startswith(trap.directory)

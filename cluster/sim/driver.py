@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cluster.sim.disk import PowerCut
 from cluster.sim.heap import EventHeap
 from cluster.sim.rng import Stream
 from node.snapshots import Done
-from wal import AppendHandle, Job, JobRunner, Record, SegmentIO
+from wal import AppendHandle, Job, JobRunner, SegmentIO
 from wal.driver import OnComplete
 from wal.operations import BARRIERS, Operation, Sync, SyncDir, Write
 
@@ -26,8 +27,8 @@ __all__ = ["DiskTimes", "HeapDriver", "HeapOperations", "StorageObserver"]
 class StorageObserver(Protocol):
     """Learns what a log was asked to store, and what of it has truly been synced."""
 
-    def submitted(self, records: tuple[Record, ...]) -> None:
-        """Records were queued behind all earlier ones."""
+    def submitted(self, handle: AppendHandle) -> None:
+        """The records of a handle were queued behind all earlier ones."""
 
     def synced(self, count: int) -> None:
         """The oldest `count` queued records are durable: the disk has done it."""
@@ -99,6 +100,8 @@ class HeapOperations:
                 self._io.perform(operation)
             except OSError as error:
                 self._failure = error
+            except PowerCut:
+                return  # the node has ended in the middle of this operation
         if operation is None:
             failure, self._failure = self._failure, None
             if done is not None:
@@ -136,7 +139,7 @@ class HeapDriver:
     def submit(self, submit: Callable[[], AppendHandle]) -> AppendHandle:
         """See `wal.driver.Driver.submit`."""
         handle = submit()
-        self._observer.submitted(handle.records)
+        self._observer.submitted(handle)
         self._wake()
         return handle
 
@@ -200,6 +203,8 @@ class HeapDriver:
             synced = isinstance(operations[self._place], BARRIERS)
             self._finish(self._job, (error, synced))
             return
+        except PowerCut:
+            return  # the node has ended in the middle of this operation
         if isinstance(operations[self._place], Write):
             self._observer.wrote()
         self._place += 1

@@ -21,7 +21,6 @@ from cluster.sim.rng import Stream
 from node.assembly import Member, Ports, assemble
 from node.client_wire import WriteRequest, decode_request
 from node.codec import Sender, decode_peer_frame, encode_append, encode_control
-from node.compaction import CompactionPolicy
 from node.limits import DISK_FULL_RETRY_NS, FORGET_JITTER_NS
 from node.multiraft import MultiRaft
 from node.ports import FrozenState, Outcome, Outcomes, StateMachine, StoredGroup
@@ -29,7 +28,7 @@ from node.raft.messages import Append, Message
 from node.raft.types import BatchMeta, Buffer, GroupId, NodeId
 from node.snapshots import SnapshotStore
 from node.store import WalStore, stored_groups
-from wal import JobRunner, Log, LogIdentity, OpenOptions, Record, SegmentIO
+from wal import AppendHandle, JobRunner, Log, LogIdentity, OpenOptions, SegmentIO
 from wal.driver import OnComplete
 from wal.errors import CorruptLogError, WalError
 
@@ -50,8 +49,8 @@ class NodeWorld(Protocol):
     network: Network
     plan: Plan
 
-    def submitted(self, node: NodeId, records: tuple[Record, ...]) -> None:
-        """Take the news that records were queued in a node's log."""
+    def submitted(self, node: NodeId, handle: AppendHandle) -> None:
+        """Take the news that a handle's records were queued in a node's log."""
 
     def synced(self, node: NodeId, count: int) -> None:
         """Take the news that a node's oldest queued records are durable."""
@@ -206,7 +205,7 @@ class SimNode:
             heartbeat_ms=plan.heartbeat_ms,
             election_ms_min=plan.election_ms_min,
             election_ms_max=plan.election_ms_max,
-            compaction=_compaction(plan.seed),
+            compaction=plan.compaction,
         )
         ports = Ports(self._clock, self, self._store, self, snapshots)
         self._multi = self._build(member, stored_groups(found), ports)
@@ -299,9 +298,9 @@ class SimNode:
         number = -int.from_bytes(client, "little")
         self._world.network.send(self.node, number, [bytes(part) for part in parts])
 
-    def submitted(self, records: tuple[Record, ...]) -> None:
+    def submitted(self, handle: AppendHandle) -> None:
         """See `StorageObserver`."""
-        self._world.submitted(self.node, records)
+        self._world.submitted(self.node, handle)
 
     def synced(self, count: int) -> None:
         """See `StorageObserver`."""
@@ -424,11 +423,3 @@ class SimNode:
 def client_identity(endpoint: int) -> bytes:
     """Return what a node's ROUTER calls the client at a (negative) endpoint."""
     return (-endpoint).to_bytes(_CLIENT_BYTES, "little")
-
-
-def _compaction(seed: int) -> CompactionPolicy:
-    """Draw how eagerly the nodes of a seed compact; two in five never do."""
-    stream = Stream(seed, "compaction", 0)
-    if stream.below(5) < 2:
-        return CompactionPolicy(1 << 40, 1 << 40)
-    return CompactionPolicy(1_000 + stream.below(4_000), stream.below(4_000))

@@ -8,6 +8,7 @@ from cluster.sim.driver import DiskTimes
 from cluster.sim.network import LinkProfile
 from cluster.sim.rng import Stream
 from cluster.sim.schedule import Fault, draw_faults
+from node.compaction import CompactionPolicy
 from wal import SyncPolicy
 from wal.policy import Prepare
 
@@ -43,6 +44,9 @@ class Plan:
     policy: SyncPolicy
     faults: tuple[Fault, ...]
     disk: DiskTimes = field(default_factory=DiskTimes)
+    compaction: CompactionPolicy = field(default_factory=CompactionPolicy)
+    value_bytes: tuple[int, ...] = (8, 60, 60, 700, 2500)
+    """What the values of puts are drawn from. A torn write needs writes of several sectors."""
     turn_ns: int = 20_000
     """From the arrival of something to the turn that takes it in."""
     apply_ns: int = 5 * MS
@@ -64,7 +68,7 @@ def draw_plan(seed: int) -> Plan:
     """Draw the plan of a seed."""
     stream = Stream(seed, "plan")
     nodes = 5 if stream.chance(350) else 3
-    groups = stream.pick((1, 1, 1, 1, 2))
+    groups = stream.pick((1, 1, 1, 1, 2, 2, 3, 4))
     clients = stream.between(2, 4)
     fast = stream.chance(700)
     safety_ns = stream.between(3500, 6500) * MS
@@ -92,6 +96,7 @@ def draw_plan(seed: int) -> Plan:
         policy=policy,
         faults=draw_faults(seed, safety_ns),
         disk=_draw_disk(stream),
+        compaction=_draw_compaction(seed),
         turn_ns=stream.pick((200_000, MS, 3 * MS) if sliced else (5_000, 20_000, 200_000)),
         apply_ns=0 if sliced else 5 * MS,
         codec=stream.chance(60),
@@ -119,3 +124,16 @@ def _draw_disk(stream: Stream) -> DiskTimes:
         sync_min=stream.between(1, 8) * MS if slow else stream.between(50, 300) * 1000,
         sync_spread=stream.between(1, 20) * MS if slow else stream.between(100, 900) * 1000,
     )
+
+
+def _draw_compaction(seed: int) -> CompactionPolicy:
+    """Draw how eagerly the nodes of a seed compact, and what a group may pin.
+
+    Two in five take no snapshots: what is given back then is what was appended again.
+    """
+    stream = Stream(seed, "compaction", 0)
+    pinned = stream.pick((0, 0, 1, 4))
+    if stream.below(5) < 2:
+        return CompactionPolicy(1 << 40, 1 << 40, pinned)
+    log_bytes_min, trailing_bytes = 1_000 + stream.below(4_000), stream.below(4_000)
+    return CompactionPolicy(log_bytes_min, trailing_bytes, pinned)

@@ -34,7 +34,7 @@ from node.raft.types import (
     Role,
     Term,
 )
-from wal import Kind, Record, RecordHeader
+from wal import AppendHandle, Kind, Record, RecordHeader
 from wal.frame import body_of_hard_state
 
 __all__ = ["LivenessError", "World", "WorldResult"]
@@ -60,12 +60,17 @@ class WorldResult:
     turns: int = 0
     events: int = 0
     elections: int = 0
+    copies: int = 0
+    """Batches that were appended again."""
     virtual_ns: int = 0
     digests: list[str] = field(default_factory=list)
 
 
 class World:
     """A cluster on one heap. `build` may assemble a planted bug instead of the product."""
+
+    option = ""
+    """What `python -m cluster.sim` needs besides the seed, to run a world of this class."""
 
     def __init__(self, plan: Plan, build: Assemble = assemble, *, tracing: bool = False) -> None:
         """Set everything up at time 0; nothing has run yet."""
@@ -81,6 +86,7 @@ class World:
         self.clients = [SimClient(self, number) for number in range(1, plan.clients + 1)]
         self.play = FaultPlay(self)
         self.elections = 0
+        self.copies = 0
         self._bodies: list[dict[int, tuple[int, bytes]]] = [{} for _ in self.groups]
         self._headers: dict[tuple[int, int, int], bytes] = {}
 
@@ -143,6 +149,7 @@ class World:
             turns=sum(node.turns for node in self.nodes.values()),
             events=self.heap.steps,
             elections=self.elections,
+            copies=self.copies,
             virtual_ns=self.heap.now,
         )
         for group in self.groups:
@@ -218,10 +225,13 @@ class World:
             answer = op.revision if op.status == "ok" else 0
             self.note(f"client {op.client} {op.kind} {op.key.decode()}: {op.status} {answer}")
 
-    def submitted(self, node: NodeId, records: tuple[Record, ...]) -> None:
-        """See `NodeWorld`."""
-        for record in records:
+    def submitted(self, node: NodeId, handle: AppendHandle) -> None:
+        """See `NodeWorld`. A copy changes nothing; its bytes must be those of its batch."""
+        for record in handle.records:
             group, change = self._change_of(record)
+            if handle.again:
+                change = None
+                self.copies += 1
             for number, watch in enumerate(self.watches):
                 watch.stored(node, change if number == group else None)
 

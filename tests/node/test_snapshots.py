@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
 from node.raft.types import GroupId, Index, LogStart, Term
 from node.snapshots import OperationThread, SnapshotError, SnapshotStore
+from tests.wal.crashfs import CrashFilesystem
 from wal import LogIdentity, NewerFormatError, OsFilesystem, SegmentIO
 
 IDENTITY = LogIdentity(b"c" * 16, 1)
@@ -119,6 +121,21 @@ def test_a_crash_at_any_operation_leaves_the_old_snapshot_or_the_new_one(tmp_pat
             content == [b"new", b"more"] if finished else content in ([b"old"], [b"new", b"more"])
         )
         assert not list(directory.glob("*.tmp")), "what was half-written is cleared away"
+
+
+@pytest.mark.parametrize("draw", range(8))
+def test_a_snapshot_that_a_start_believes_in_survives_a_power_cut(draw: int) -> None:
+    """A process was killed between the rename and the sync of the directory."""
+    disk = CrashFilesystem()
+    runner = Inline(SegmentIO(disk, "/snap"))
+    runner.left = 6  # create, header, chunk, trailer, sync, rename
+    store = SnapshotStore(disk, "/snap", IDENTITY, runner, lambda: None)
+    write(store, 5, b"head")
+    disk.kill()
+    for _ in range(2):
+        again = SnapshotStore(disk, "/snap", IDENTITY, runner, lambda: None)
+        assert again.newest(GROUP, NOTHING) is not None
+        disk.power_cut(random.Random(draw))
 
 
 def test_the_thread_writes_in_the_background_and_reports_errors(tmp_path: Path) -> None:

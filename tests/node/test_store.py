@@ -70,7 +70,7 @@ def batches_alive() -> int:
 
 
 def in_memory(store: WalStore, base: int) -> bool:
-    return store._slots[GROUP][base].batch is not None
+    return store._groups[GROUP].by_base[base].batch is not None
 
 
 # --- the ordinary life of a batch -----------------------------------------------------
@@ -160,7 +160,7 @@ def test_a_cut_in_the_middle_of_a_long_log_leaves_what_is_before_it(desk):
         desk.append(batch_of(1, base, b"%d" % base))
     desk.append(cut=150)
     desk.sync()
-    assert max(desk.store._slots[GROUP]) == 149
+    assert max(desk.store._groups[GROUP].by_base) == 149
     desk.append(batch_of(2, 150, b"new"))
     desk.sync()
     assert desk.body(149).endswith(b"149")
@@ -313,3 +313,137 @@ def test_a_disk_that_was_full_for_the_logs_own_work_only_is_not_full_for_ever(de
 
 def test_the_driver_of_this_file_is_the_one_by_hand(desk):
     assert isinstance(desk.driver, StepDriver)
+
+
+# --- what pins segments, and moves ----------------------------------------------------
+
+QUIET = GroupId(7)
+FIRST = range(1, 4)
+
+
+def quiet_and_busy(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Group 7 says three things; then group 0 fills several segments. Nothing stays in memory."""
+    monkeypatch.setattr(node.store, "CACHE_BYTES_MAX", 0)
+    batches = tuple(batch_of(1, base, b"quiet %d" % base, group=QUIET) for base in FIRST)
+    desk.store.append([GroupWrite(QUIET, None, batches, HardState(Term(1)), TOKEN)])
+    keep_busy(desk, 1)
+
+
+def keep_busy(desk: Desk, first: int) -> None:
+    for base in range(first, first + 30):
+        desk.append(batch_of(1, base, b"x" * 9_000))
+    desk.sync()
+
+
+def move(desk: Desk, *bases: int) -> None:
+    desk.store.append_again(QUIET, [Index(base) for base in bases])
+
+
+def quiet_bodies(desk: Desk) -> list[bytes]:
+    return [bytes(desk.store.read(QUIET, Index(base)).body)[-1:] for base in FIRST]
+
+
+def test_a_group_pins_the_segments_behind_its_oldest_batch_until_that_moves(desk, monkeypatch):
+    assert desk.store.pinned_segments(QUIET) == 0
+    quiet_and_busy(desk, monkeypatch)
+    head = desk.store.log.head_number
+    assert head > 4
+    assert desk.store.pinned_segments(QUIET) == head - 1
+    move(desk, 1, 2)
+    assert desk.store.copying
+    desk.sync()
+    assert not desk.store.copying
+    assert desk.store.pinned_segments(QUIET) == head - 1, "one batch is still there"
+    move(desk, 3)
+    desk.sync()
+    assert desk.store.pinned_segments(QUIET) == 0
+    assert quiet_bodies(desk) == [b"1", b"2", b"3"]
+    desk.reopen()
+    assert desk.store.pinned_segments(QUIET) == 0
+    assert quiet_bodies(desk) == [b"1", b"2", b"3"]
+
+
+def test_a_batch_is_readable_while_the_log_gives_back_where_it_lay(desk, monkeypatch):
+    """The log's own thread may be done with the old segment before the main thread knows."""
+    quiet_and_busy(desk, monkeypatch)
+    desk.store.release(GROUP, Index(30), Term(1))
+    desk.sync()
+    assert desk.store.log.stats().segments > 4
+    move(desk, 1, 2, 3)
+    while desk.driver.pump():
+        pass
+    assert desk.store.log.stats().segments == 1
+    assert desk.store.copying, "not told yet"
+    assert quiet_bodies(desk) == [b"1", b"2", b"3"]
+    assert desk.store.completions() == [], "a copy has no number"
+    assert quiet_bodies(desk) == [b"1", b"2", b"3"]
+    assert all(slot.batch is None for slot in desk.store._groups[QUIET].by_base.values())
+
+
+def test_what_is_in_the_head_or_not_durable_is_not_copied(desk, monkeypatch):
+    quiet_and_busy(desk, monkeypatch)
+    move(desk, 1, 2, 3)
+    desk.sync()
+    copied = desk.store.log.stats().bytes_copied
+    assert copied > 0
+    fresh = batch_of(1, 4, b"fresh", group=QUIET)
+    desk.store.append([GroupWrite(QUIET, None, (fresh,), None, TOKEN)])
+    move(desk, 1, 2, 3, 4, 5)
+    assert not desk.store.copying
+    desk.sync()
+    assert desk.store.log.stats().bytes_copied == copied
+
+
+def test_a_cut_and_a_release_overtake_a_copy(desk, monkeypatch):
+    quiet_and_busy(desk, monkeypatch)
+    move(desk, 1, 2, 3)
+    desk.store.append([GroupWrite(QUIET, Index(3), (), None, TOKEN)])
+    desk.store.release(QUIET, Index(1), Term(1))
+    desk.sync()
+    assert desk.store.pinned_segments(QUIET) == 0
+    keep_busy(desk, 31)
+    pinned = desk.store.pinned_segments(QUIET)
+    assert pinned > 0, "batch 2 lives"
+    new = batch_of(2, 3, b"new", group=QUIET)
+    desk.store.append(
+        [GroupWrite(QUIET, Index(2), (batch_of(2, 2, b"n", group=QUIET), new), None, TOKEN)]
+    )
+    desk.sync()
+    assert desk.store.pinned_segments(QUIET) == 0
+    desk.reopen()
+    assert [meta.term for meta in desk.recovered[QUIET].batches] == [2, 2]
+
+
+def test_a_copy_keeps_what_was_in_memory_there(desk):
+    batches = tuple(batch_of(1, base, b"quiet %d" % base, group=QUIET) for base in FIRST)
+    desk.store.append([GroupWrite(QUIET, None, batches, None, TOKEN)])
+    keep_busy(desk, 1)
+    move(desk, 1, 2, 3)
+    desk.sync()
+    assert desk.store.read(QUIET, Index(2)) is batches[1]
+    assert desk.store.pinned_segments(QUIET) == 0
+
+
+def test_a_batch_that_moves_is_not_forgotten_half_way(desk, monkeypatch):
+    batches = tuple(batch_of(1, base, b"quiet %d" % base, group=QUIET) for base in FIRST)
+    desk.store.append([GroupWrite(QUIET, None, batches, None, TOKEN)])
+    keep_busy(desk, 1)
+    desk.store.release(GROUP, Index(30), Term(1))
+    move(desk, 1, 2, 3)
+    monkeypatch.setattr(node.store, "CACHE_BYTES_MAX", 0)
+    assert desk.store.completions() == []
+    while desk.driver.pump():
+        pass
+    assert quiet_bodies(desk) == [b"1", b"2", b"3"]
+    desk.store.completions()
+    assert all(slot.batch is None for slot in desk.store._groups[QUIET].by_base.values())
+    assert quiet_bodies(desk) == [b"1", b"2", b"3"]
+
+
+def test_damage_is_found_by_moving(desk, monkeypatch):
+    quiet_and_busy(desk, monkeypatch)
+    segment = f"{DIRECTORY}/00000001.wal"
+    desk.disk.flip(segment, desk.disk.read(segment).index(b"quiet 2"))
+    with pytest.raises(CorruptLogError, match=r"00000001\.wal, byte"):
+        move(desk, 1, 2, 3)
+    assert not desk.store.copying

@@ -29,6 +29,7 @@ def test_every_seed_holds(first: int) -> None:
     assert not campaign.failures, f"repeat with the printed command:\n{told(campaign)}"
     assert campaign.acked >= 40 * CHUNK
     assert campaign.faults >= 3 * CHUNK
+    assert campaign.copies > 0, "batches are appended again"
 
 
 @pytest.mark.parametrize("seed", REGRESSIONS)
@@ -40,7 +41,8 @@ def test_a_seed_that_once_failed_holds(seed: int) -> None:
 def test_seeds_differ_in_all_that_a_plan_may_draw() -> None:
     plans = [draw_plan(seed) for seed in range(1, 201)]
     assert {plan.nodes for plan in plans} == {3, 5}
-    assert {plan.groups for plan in plans} == {1, 2}
+    assert {plan.groups for plan in plans} == {1, 2, 3, 4}
+    assert {plan.compaction.pinned_segments_max for plan in plans} == {0, 1, 4}
     assert {plan.policy.prepare for plan in plans} == {
         "recycle",
         "append",

@@ -69,3 +69,20 @@ def test_a_failure_in_json_and_in_a_trace(failing: None) -> None:
     traced = run("--seeds", "1", "--first", "9", "--trace")
     assert traced.exit_code == 1
     assert "FAILED" in traced.stdout
+
+
+def test_crash_points_have_their_own_seeds_and_traces() -> None:
+    answer = run("--crash-points", "--first", "43", "--seeds", "2", "--json")
+    document = json.loads(answer.stdout)
+    assert (document["first"], document["faults"], document["failures"]) == (43, 4, [])
+    traced = run("--crash-points", "--first", "43", "--seeds", "1", "--trace")
+    assert traced.exit_code == 0
+    assert traced.stderr.startswith("freeze before rename number ")
+    assert "crash point: freeze before rename" in traced.stdout
+    assert "dies a second time" in traced.stdout
+
+
+def test_a_crash_point_that_fails_is_repeated_by_the_printed_command(failing: None) -> None:
+    answer = run("--crash-points", "--first", "9", "--seeds", "1")
+    assert answer.exit_code == 1
+    assert "python -m cluster.sim --crash-points --first 9 --seeds 1 --trace" in answer.stderr

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from cluster.sim.disk import SECTOR_BYTES, PowerCut, SimDisk
+from cluster.sim.disk import SECTOR_BYTES, DiskOperation, PowerCut, SimDisk, Trap
 from cluster.sim.rng import Stream
 from wal.errors import LockedError
 
@@ -175,6 +175,48 @@ def test_a_fuse_cuts_the_power_between_two_operations() -> None:
     disk.open("d/a", create=True)
     with pytest.raises(PowerCut):
         disk.sync_dir("d")
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_trap_springs_once_at_its_operation_and_at_no_other(after: bool) -> None:
+    disk = SimDisk()
+    sprung: list[tuple[str, list[str]]] = []
+
+    def spring(path: str) -> None:
+        sprung.append((path, disk.listdir("d")))
+
+    disk.trap = Trap(DiskOperation.RENAME, "d", 1, after, spring)
+    written(disk, "d/a", b"a", synced=True)
+    written(disk, "e/a", b"a", synced=True)
+    disk.rename("e/a", "e/b")
+    disk.rename("d/a", "d/b")
+    disk.rename("d/b", "d/c")
+    disk.rename("d/c", "d/d")
+    assert sprung == [("d/c", ["c" if after else "b"])]
+
+
+def test_every_kind_of_operation_springs_its_trap() -> None:
+    for kind in DiskOperation:
+        disk = SimDisk()
+        sprung: list[str] = []
+        disk.trap = Trap(kind, "d", 0, False, sprung.append)
+        written(disk, "d/a", b"a", synced=True)
+        disk.rename("d/a", "d/b")
+        disk.unlink("d/b")
+        assert len(sprung) == 1, kind
+
+
+def test_a_trap_that_cuts_the_power_keeps_its_operation_from_happening() -> None:
+    disk = SimDisk()
+    written(disk, "d/a", b"before", synced=True)
+
+    def spring(path: str) -> None:
+        raise PowerCut
+
+    disk.trap = Trap(DiskOperation.WRITE, "d", 0, False, spring)
+    with pytest.raises(PowerCut):
+        disk.open("d/a").pwritev([b"after!"], 0)
+    assert content_of(disk, "d/a") == b"before"
 
 
 def test_a_lock_is_exclusive_and_goes_with_its_process() -> None:

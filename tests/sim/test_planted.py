@@ -6,14 +6,16 @@ from types import ModuleType
 
 import pytest
 
-from cluster.sim.campaign import SeedFailure, run_seed
+from cluster.sim.campaign import RunSeed, SeedFailure, run_seed
+from node.assembly import assemble
 
-BUGS = Path(__file__).resolve().parents[1] / "planted" / "raft_bugs.py"
+PLANTED = Path(__file__).resolve().parents[1] / "planted"
 SEEDS_MAX = 200
 RARE_SEEDS_MAX = 2000
 
 
-def load(path: Path) -> ModuleType:
+def load_planted(name: str) -> ModuleType:
+    path = PLANTED / name
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -22,30 +24,30 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-bugs = load(BUGS)
+bugs = load_planted("raft_bugs.py")
 FREQUENT = {**bugs.THE_FIVE, **bugs.MORE}
 
 
-def find(name: str, planted, seeds_max: int) -> None:
+def find(name: str, planted, seeds: range, run: RunSeed = run_seed) -> None:
     with planted():
-        for seed in range(1, seeds_max + 1):
-            outcome = run_seed(seed)
+        for seed in seeds:
+            outcome = run(seed, assemble)
             if isinstance(outcome, SeedFailure):
                 print(f"{name}: seed {seed}: {outcome.text}")
                 return
-    pytest.fail(f"{name}: not found in {seeds_max} seeds")
+    pytest.fail(f"{name}: not found in {len(seeds)} seeds")
 
 
 @pytest.mark.timeout(240)  # up to 200 seeds of 70 ms; on a loaded machine ten times as long
 @pytest.mark.parametrize("name", FREQUENT)
 def test_a_planted_bug_is_found(name: str) -> None:
-    find(name, FREQUENT[name], SEEDS_MAX)
+    find(name, FREQUENT[name], range(1, SEEDS_MAX + 1))
 
 
 @pytest.mark.long("planted")
 @pytest.mark.parametrize("name", bugs.RARE)
 def test_a_planted_bug_that_needs_a_coincidence_is_found(name: str) -> None:
-    find(name, bugs.RARE[name], RARE_SEEDS_MAX)
+    find(name, bugs.RARE[name], range(1, RARE_SEEDS_MAX + 1))
 
 
 def test_a_found_bug_names_its_property_and_the_command_that_repeats_it() -> None:

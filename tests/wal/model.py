@@ -91,6 +91,16 @@ class Workload:
             records.append(record)
         return records
 
+    def again(self, submitted: Model) -> list[Record]:
+        """Return copies of some live batches of one group, in the order of their indexes."""
+        numbers = [number for number, group in sorted(submitted.groups.items()) if group.batches]
+        if not numbers:
+            return []
+        batches = submitted.groups[self._rng.choice(numbers)].batches
+        first = self._rng.choice([0, 0, self._rng.randrange(len(batches))])
+        count = self._rng.choice([1, 5, len(batches)])
+        return [record for _, record in batches[first : first + count]]
+
     def _record(self, submitted: Model) -> Record:
         rng = self._rng
         number = rng.randrange(self._groups)

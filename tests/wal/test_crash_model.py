@@ -1,7 +1,7 @@
 """Whatever happens to the power: the log holds what it acknowledged, and no more than it was given.
 
 Each seed is several lives of one log on `CrashFilesystem`. A life opens the log, appends for
-several groups with many appends per flush, and ends: with a power cut before any change to the
+several groups with many appends per flush, appends live batches again, and ends: with a power cut before any change to the
 disk (during recovery too), a killed process, a failed fsync, a full disk, or a clean stop. The next
 life must find the acknowledged records, plus at most a prefix of those that were in flight.
 """
@@ -106,6 +106,9 @@ class Lives:
             raise LostError("the clean stop is not recognised")
         # What was found is acknowledged from here on: a node answers by it.
         self.acked, self.in_flight, self.clean = matched, [], False
+        for group in found.groups.values():
+            places = [ref.position for ref in group.batches]
+            self.happened["moved"] += places != sorted(places)
         self.happened["torn tail"] += found.torn is not None
         self.happened["unstarted segment"] += bool(found.unstarted)
 
@@ -122,8 +125,12 @@ class Lives:
             self._fail_after(self.rng.randint(0, 60), fault)
         try:
             for _ in range(self.rng.randint(0, 60)):
-                records = self.workload.append(submitted)
-                handles.append((log.append(records, context=records), records))
+                if self.rng.random() < 0.2 and (copies := self.workload.again(submitted)):
+                    handles.append((log.append_again(copies, context=copies), []))
+                    self.happened["again"] += 1
+                else:
+                    records = self.workload.append(submitted)
+                    handles.append((log.append(records, context=records), records))
                 while self.rng.random() < 0.5 and driver.pump():
                     self.happened["segments"] = max(
                         self.happened["segments"], log.stats().head >> 32
@@ -231,6 +238,8 @@ def test_the_lives_of_the_model_are_eventful() -> None:
         "torn tail",
         "unstarted segment",
         "power cut while opening",
+        "again",
+        "moved",
     ):
         assert happened[event] >= 3, (event, happened)
     assert happened["segments"] > 40 * 5
