@@ -45,9 +45,9 @@ LARGE: Final = Case(
 GOAL: Final = 0.40
 GOAL_NODES: Final = 3
 SEGMENT_BYTES: Final = 64 << 20
-NODE_BYTES: Final = 12 * SEGMENT_BYTES
-"""Per node: six segments until a snapshot releases three, four spares, the snapshot, and the bare
-pipe's ring."""
+NODE_BYTES: Final = 10 * SEGMENT_BYTES
+"""Per node: six segments until a snapshot releases three (which become spares), two more spares, the
+snapshot, and the bare pipe's ring."""
 LARGE_BYTES_PER_S: Final = 1_200_000_000
 SMALL_BYTES_PER_S: Final = 300_000_000
 """What all our logs together may grow in a second of measuring: 3 × 400 MB/s, 3 × 100 MB/s."""

@@ -48,7 +48,7 @@ def test_the_first_write_opens_a_session_then_goes_out():
 
 
 def test_what_waits_while_the_window_is_full_goes_out_as_one_request():
-    s = opened()
+    s = opened(requests_in_flight=2)
     sent: list[Sent] = []
     for i in range(10):
         s.put(b"a%d" % i)
@@ -354,7 +354,7 @@ def test_a_hint_at_an_unknown_node_is_not_followed():
 
 
 def test_while_the_leader_is_unknown_one_request_searches_for_it():
-    s = opened(request_operations=1)
+    s = opened(request_operations=1, requests_in_flight=2)
     for i in range(4):
         s.put(b"k%d" % i)
     a, b = s.poll()

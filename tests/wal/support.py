@@ -27,7 +27,7 @@ from wal.driver import OnComplete
 ROOT = Path(__file__).resolve().parents[2]
 DIRECTORY = "/log"
 IDENTITY = LogIdentity(bytes(range(16)), 3)
-SMALL = SyncPolicy(segment_bytes=64 << 10, fill_step_bytes=16 << 10)
+SMALL = SyncPolicy(segment_bytes=64 << 10, fill_step_bytes=16 << 10, spare_segments_max=2)
 
 
 class StepDriver:
