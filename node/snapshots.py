@@ -109,7 +109,13 @@ class OperationThread:
         self._io.close()
 
     def _work(self) -> None:
-        while (task := self._queue.get()) is not None and not self._closing:
+        while not self._closing:
+            task = self._queue.get()
+            if task is None:
+                if self._queue.empty():
+                    return
+                self._queue.put(None)  # what is queued in the end queued more
+                continue
             operations, done = task
             failure: OSError | None = None
             try:
@@ -162,18 +168,31 @@ class SnapshotWriter:
         self._write([], _CHUNK.pack(len(chunk), crc), chunk)
 
     def finish(self) -> None:
-        """Queue the end; the snapshot's completion follows in `SnapshotStore.completions`."""
+        """Queue the end; the snapshot's completion follows in `SnapshotStore.completions`.
+
+        The name is given only when all that was queued before is known to be written: a part that
+        found no space must not be followed by a rename, nor by the end of the older snapshots.
+        """
+        older = self._store.older(self._group, self._name)
         trailer = _TRAILER.pack(_END, self._crc, self._chunks)
-        self._write([], trailer)
+        self._write([], trailer, then=lambda: self._publish(older))
+
+    def _publish(self, older: Sequence[str]) -> None:
+        """Give the file its name, if it is whole; on the runner's thread."""
         operations: list[Operation] = [
             Sync(self._temporary),
             Rename(self._temporary, self._name),
             SyncDir(),
-            *(Unlink(name) for name in self._store.older(self._group, self._name)),
+            *(Unlink(name) for name in older),
         ]
-        self._store.runner.run(operations, self._finished)
+        if self._failed is None:
+            self._store.runner.run(operations, self._finished)
+        else:
+            self._finished(self._failed)
 
-    def _write(self, before: list[Operation], *buffers: bytes) -> None:
+    def _write(
+        self, before: list[Operation], *buffers: bytes, then: Callable[[], None] | None = None
+    ) -> None:
         size = sum(len(buffer) for buffer in buffers)
         operations = [*before, Write(self._temporary, self._offset, buffers, size)]
         self._offset += size
@@ -182,12 +201,15 @@ class SnapshotWriter:
         def written(error: OSError | None) -> None:
             self._written += size
             self._failed = self._failed or error
+            if then is not None:
+                then()
 
         self._store.runner.run(operations, written)
 
     def _finished(self, error: OSError | None) -> None:
-        done = SnapshotDone(self._group, self._place, self._failed or error)
-        self._store.completed(done)
+        if error is not None:
+            self._store.runner.run([Unlink(self._temporary)], None)  # it takes space
+        self._store.completed(SnapshotDone(self._group, self._place, error))
 
 
 class SnapshotStore:

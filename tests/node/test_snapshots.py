@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from node.raft.types import GroupId, Index, LogStart, Term
 from node.snapshots import OperationThread, SnapshotError, SnapshotStore
 from tests.wal.crashfs import CrashFilesystem
 from wal import LogIdentity, NewerFormatError, OsFilesystem, SegmentIO
+from wal.operations import Write
 
 IDENTITY = LogIdentity(b"c" * 16, 1)
 GROUP = GroupId(0)
@@ -23,15 +25,23 @@ class Inline:
     def __init__(self, io: SegmentIO) -> None:
         self.io = io
         self.left = 1 << 30
+        self.full_at: int | None = None
+        """How many writes succeed before one finds no space."""
 
     def run(self, operations, done) -> None:
+        failure = None
         for operation in operations:
             if self.left == 0:
                 return
             self.left -= 1
+            if isinstance(operation, Write) and self.full_at is not None:
+                self.full_at -= 1
+                if self.full_at < 0:
+                    self.full_at, failure = None, OSError(errno.ENOSPC, "No space left on device")
+                    break
             self.io.perform(operation)
         if done is not None:
-            done(None)
+            done(failure)
 
     def close(self) -> None:
         self.io.close()
@@ -136,6 +146,24 @@ def test_a_snapshot_that_a_start_believes_in_survives_a_power_cut(draw: int) -> 
         again = SnapshotStore(disk, "/snap", IDENTITY, runner, lambda: None)
         assert again.newest(GROUP, NOTHING) is not None
         disk.power_cut(random.Random(draw))
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_a_snapshot_of_which_a_part_could_not_be_written_never_gets_its_name(
+    tmp_path: Path, failing: int
+) -> None:
+    """The disk was full for a moment: what came before and after it was written."""
+    store, runner = store_in(tmp_path)
+    write(store, 5, b"old")
+    store.completions()
+    runner.full_at = failing  # header, two chunks, trailer
+    write(store, 9, b"head", b"more")
+    (done,) = store.completions()
+    assert isinstance(done.error, OSError)
+    assert [path.name for path in tmp_path.iterdir()] == ["000000-0000000000000005.snap"]
+    assert read_all(tmp_path) == [b"old"]
+    write(store, 9, b"head", b"more")
+    assert read_all(tmp_path) == [b"head", b"more"]
 
 
 def test_the_thread_writes_in_the_background_and_reports_errors(tmp_path: Path) -> None:

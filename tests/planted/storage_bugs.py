@@ -7,17 +7,18 @@ a certain operation of the disk: `cluster.sim.crash_points` is on trial.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
 from cluster.sim.disk import SimDisk
+from node.ports import SnapshotDone
 from node.snapshots import SnapshotStore, SnapshotWriter
 from wal import SegmentIO
 from wal.committer import AppendHandle, Committer, Job
 from wal.frame import Kind, fields_of
-from wal.operations import Operation, SyncDir
+from wal.operations import Operation, SyncDir, Unlink
 from wal.segment import GroupCheckpoint
 from wal.tail import GroupTail
 
@@ -99,44 +100,30 @@ def snapshot_renamed_without_a_directory_sync() -> AbstractContextManager[object
 
 def snapshot_believed_before_it_is_durable() -> AbstractContextManager[object]:
     """The log is released as soon as a snapshot has been read out."""
+    original = SnapshotWriter.finish
 
-    def planted(operations: Sequence[Operation], done: Any, run: Any) -> None:
-        run(operations, None)
-        done(None)
+    def planted(self: SnapshotWriter) -> None:
+        original(self)
+        self._store.completed(SnapshotDone(self._group, self._place, None))
 
-    return _at_the_end_of_a_snapshot(planted)
+    def untold(self: SnapshotWriter, error: OSError | None) -> None:
+        """Tell nobody: it was told before."""
+
+    planting = ExitStack()
+    planting.enter_context(patch.object(SnapshotWriter, "finish", planted))
+    planting.enter_context(patch.object(SnapshotWriter, "_finished", untold))
+    return planting
 
 
 def old_snapshots_removed_first() -> AbstractContextManager[object]:
     """The older snapshots go before the name of the new one is durable."""
+    original = SnapshotWriter._publish
 
-    def planted(operations: Sequence[Operation], done: Any, run: Any) -> None:
-        sync, *naming = operations[:3]
-        run([sync, *operations[3:], *naming], done)
+    def planted(self: SnapshotWriter, older: Sequence[str]) -> None:
+        self._store.runner.run([Unlink(name) for name in older], None)
+        original(self, ())
 
-    return _at_the_end_of_a_snapshot(planted)
-
-
-def _at_the_end_of_a_snapshot(
-    planted: Callable[[Sequence[Operation], Any, Any], None],
-) -> AbstractContextManager[object]:
-    """Let `planted` run the operations that complete a snapshot."""
-    original = SnapshotWriter.finish
-
-    def finish(self: SnapshotWriter) -> None:
-        runner = self._store.runner
-        run = runner.run
-
-        def last(operations: Sequence[Operation], done: Any) -> None:
-            if len(operations) > 1:
-                planted(operations, done, run)
-            else:
-                run(operations, done)
-
-        with patch.object(runner, "run", last):
-            original(self)
-
-    return patch.object(SnapshotWriter, "finish", finish)
+    return patch.object(SnapshotWriter, "_publish", planted)
 
 
 def names_of_snapshots_believed_at_a_start() -> AbstractContextManager[object]:
