@@ -37,6 +37,7 @@ from wal.checksum import crc32c
 
 SEND_TIMEOUT_MS = 30_000
 NOBODYS_SESSION = 1 << 60
+MANY_PARTS = 65
 
 
 class Verdict(Enum):
@@ -90,7 +91,7 @@ def peer_stream(seed: int, to: NodeId, ghost: Sender, recorded: Sequence[Frame])
     stranger = Sender(bytes(16), ghost.node, 1 << 40)
     nobody = Sender(ghost.cluster_id, NodeId(99), 1 << 40)
     honest = [f for sender in (ghost, stranger, nobody) for f in honest_peer_frames(to, sender)]
-    honest += [newer_batch(to, ghost), [DEEP[1]]]
+    honest += [newer_batch(to, ghost), [DEEP[1]], [b"x"] * MANY_PARTS, [b""] * MANY_PARTS]
     forged = peer_mutants(seed, honest, 1 << 60, to)
     flipped = mutants(seed + 1, recorded, 1 << 60)
     while True:
@@ -118,14 +119,14 @@ def client_stream(seed: int, cluster_id: bytes) -> Iterator[Frame]:
     honest = [[bytes(part) for part in frame] for frame in requests]
     honest += [[part.replace(foreign, cluster_id) for part in frame] for frame in honest]
     honest.append([msgpack.packb([1, 1, 5, cluster_id, 0, True]), b"\1\0\0\0", b"x"])
-    honest.append([DEEP[1], b""])
+    honest += [[DEEP[1], b""], [b""] * MANY_PARTS]
     yield from mutants(seed, honest, 1 << 60)
 
 
 def admin_stream(seed: int) -> Iterator[Frame]:
     """Without end: requests to a node's admin lane; none of them can stop it."""
     honest = [[encode_request(1, "status")], [encode_request(1 << 40, "halt", {"now": True})]]
-    yield from mutants(seed, [*honest, [DEEP[1]]], 1 << 60)
+    yield from mutants(seed, [*honest, [DEEP[1]], [b""] * MANY_PARTS], 1 << 60)
 
 
 def control_stream(seed: int) -> Iterator[Frame]:
@@ -140,6 +141,7 @@ def control_stream(seed: int) -> Iterator[Frame]:
         [b"\x94\x01\x07\xa3act\x81\xa6action" + deep],
         [b"\x94\x01\x07\xa6events\x81\xa5since" + deep],
         [DEEP[1]],
+        [b""] * MANY_PARTS,
     ]
     yield from mutants(seed, honest, 1 << 60)
 
