@@ -44,6 +44,9 @@ __all__ = ["MonotonicClock", "NodeProcess", "Wake"]
 
 _NS_PER_MS: Final = 1_000_000
 SNAPSHOT_DIRECTORY: Final = "snap"
+SNAPSHOT_SEGMENTS: Final = 3
+"""Segments of log between two snapshots: one of a 64 MiB state then adds a third to what is written,
+and not as much again."""
 _POLL_MS_MAX: Final = 1_000
 _STOP_REPLY_MS: Final = 100
 """How long the answer to `stop` may take to leave."""
@@ -277,5 +280,7 @@ def _member(config: NodeConfig) -> Member:
         heartbeat_ms=config.heartbeat_ms,
         election_ms_min=config.election_ms_min,
         election_ms_max=config.election_ms_max,
-        compaction=CompactionPolicy(3 * config.wal.segment_bytes, config.wal.segment_bytes),
+        compaction=CompactionPolicy(
+            SNAPSHOT_SEGMENTS * config.wal.segment_bytes, config.wal.segment_bytes
+        ),
     )
