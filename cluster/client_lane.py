@@ -232,9 +232,11 @@ class Lane:
             if isinstance(waiting, BulkPart):
                 if operations and free > 1:
                     break
-                fitting = waiting.fitting(last - seq, room) or (not operations)
+                fitting = waiting.fitting(last - seq, room)
                 if not fitting:
-                    break
+                    if operations:
+                        break
+                    fitting = 1  # larger than any request: it travels alone
                 queue.popleft()
                 if fitting < waiting.count:
                     waiting, rest = waiting.cut(fitting)

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-A group is due when the log has grown by a segment, or by the size of its state if that is more:
+A group is due when the log has grown by `log_bytes_min`, or by the size of its state if that is more:
 so a snapshot at most doubles what is written. The machine is frozen at `applied`, which is a batch
 end and must be durable here (after a crash the log must reach the snapshot); its chunks are read
 out in slices between turns, and the file is written and synced in the background. Only then the

@@ -45,6 +45,9 @@ __all__ = ["MonotonicClock", "NodeProcess", "Wake"]
 
 _NS_PER_MS: Final = 1_000_000
 SNAPSHOT_DIRECTORY: Final = "snap"
+SNAPSHOT_SEGMENTS: Final = 3
+"""Segments of log between two snapshots: one of a 64 MiB state then adds a third to what is written,
+and not as much again."""
 _WAIT_S_MAX: Final = 1.0
 _TELL_NS: Final = 1_000_000_000
 _LANE_NAMES: Final = frozenset(LANES)
@@ -299,5 +302,7 @@ def _member(config: NodeConfig) -> Member:
         heartbeat_ms=config.heartbeat_ms,
         election_ms_min=config.election_ms_min,
         election_ms_max=config.election_ms_max,
-        compaction=CompactionPolicy(3 * config.wal.segment_bytes, config.wal.segment_bytes),
+        compaction=CompactionPolicy(
+            SNAPSHOT_SEGMENTS * config.wal.segment_bytes, config.wal.segment_bytes
+        ),
     )

@@ -39,7 +39,7 @@ BARE: Final = "bare_pipe"
 SMALL: Final = Case("1 KiB x 1,000", 1 << 10, 1_000, 10_000)
 SINGLE: Final = Case("1 KiB x 1", 1 << 10, 1, 10_000, bare_requests=1)
 LARGE: Final = Case(
-    "1 MiB x 16", 1 << 20, 16, 64, requests=16, bare_requests=16, warm_bytes=8 << 26
+    "1 MiB x 16", 1 << 20, 16, 64, requests=16, bare_requests=16, warm_bytes=16 << 26
 )
 
 GOAL: Final = 0.40

@@ -21,7 +21,7 @@ from node.limits import (
 )
 from node.raft.messages import Append, Heartbeat, Message
 from node.raft.types import Batch, Buffer, GroupId, Index, NodeId, Term
-from node.transport import PeerTransport, bind_router
+from node.transport import PeerTransport, _shared, bind_router
 from tests.node.mutants import DEEP, SEAL_BYTES, peer_mutants
 from tests.node.rig import CLUSTER, batch_of
 
@@ -415,3 +415,11 @@ def test_two_clients_of_one_name_leave_the_router_working(desk):
     for count in (1, 2):
         desk.dealer("control", b"same").send(frame_of(beat()))
         assert desk.receive(count) == [beat()]
+
+
+def test_only_a_view_of_a_whole_frame_is_sent_as_that_frame():
+    frame = zmq.Frame(bytes(range(256)) * 512)
+    whole = frame.buffer
+    assert _shared(whole) is frame
+    for part in (whole[1:], whole[:-1], bytes(whole), memoryview(bytes(whole)), b""):
+        assert _shared(part) is part
