@@ -165,8 +165,8 @@ def test_every_frame_of_the_leaders_node_puts_the_judgement_off(desk):
 def test_a_node_that_leads_looks_for_its_quorum_once_per_timeout(desk):
     desk.rest(0, leader=1)
     desk.beats()
-    looks = []
-    desk.node.multi.groups[GroupId(0)].core.judge_rest = looks.append  # type: ignore[method-assign]  # an onlooker
+    looks: list[int] = []
+    desk.node.multi.groups[GroupId(0)].core.judge_rest = looks.append
     for _ in range(60):
         desk.now += 10 * MS
         desk.hear(2, 3)
