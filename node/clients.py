@@ -47,6 +47,11 @@ class ClientLane:
         self.bytes_in = 0
         self.bytes_out = 0
 
+    @property
+    def sends(self) -> int:
+        """How often the socket was used to send, in vain too: see `node.waiter`."""
+        return self.frames_out + self.dropped
+
     def receive(self, node: MultiRaft) -> None:
         """Take what waits, within bounds of bytes and requests, and hand it to the groups."""
         budget = REQUESTS_BYTES_PER_TURN_MAX

@@ -154,14 +154,14 @@ class NodeProcess:
             if now >= self._node.next_deadline:
                 ready |= _LANE_NAMES  # what has come meanwhile is seen before a timer is judged
             messages = self._transport.receive(ready & PEER_LANES)
-            replied = self._clients.frames_out
+            replied = self._clients.sends
             if "client" in ready:
                 self._clients.receive(self._node)
             if "admin" in ready:
                 self._admin.handle_ready()
             self._node.turn(self._clock.now_ns(), messages, APPLY_SLICE_NS)
             self._waiter.touched(ready & _LANE_NAMES)
-            if self._clients.frames_out != replied:
+            if self._clients.sends != replied:
                 self._waiter.touched(("client",))
             self._tell_stalls(now)
             if self._store.failure is not None:

@@ -54,6 +54,7 @@ class Pulse:
         self._config = config
         self._peers = tuple(node for node in config.voters if node != config.node)
         self._asked: list[NodeId] = []
+        self._forgiven: set[NodeId] = set()
         self._beat_at = FOREVER
         self._judged_at = NEVER
         self._leads = False
@@ -72,6 +73,7 @@ class Pulse:
         """Note a frame of a peer; return whether the peer returns after a silence."""
         silent = now - self.contacts.get(node, NEVER) > self.timeouts.high
         self.contacts[node] = now
+        self._forgiven.discard(node)
         return silent
 
     def asked(self, beat: NodeBeat) -> None:
@@ -80,10 +82,15 @@ class Pulse:
             self._asked.append(beat.sender)
 
     def forgive(self, lateness: int, now: int) -> None:
-        """Shift the contacts by what we slept, at most a shortest timeout: peers did not."""
+        """Shift the contacts by what we slept, at most a shortest timeout: peers did not.
+
+        Once per silence, as the cores do: a node that is always late must still notice one.
+        """
         grace = min(lateness, self.timeouts.low)
         for node, at in self.contacts.items():
-            self.contacts[node] = min(now, at + grace)
+            if node not in self._forgiven:
+                self._forgiven.add(node)
+                self.contacts[node] = min(now, at + grace)
 
     # ---- resting groups ------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ class Leading(Resting):
         assert self.role is Role.LEADER, "only a leader appends"
         assert batch.meta.term == self.term
         assert not self.resting, "woken before"
+        self._withdraw_offer()
         self.log.append(batch.meta)
         self._append.append(batch)
         self.uncommitted_bytes += batch.meta.size
@@ -46,7 +47,6 @@ class Leading(Resting):
         next_index = Index(self.log.last_index + 1)
         self.progress = {peer: Progress(next_index) for peer in self._peers}
         self.uncommitted_bytes = self.log.bytes_after(self.commit)
-        self._quiet_beats = self._rest_round = 0
         self._heartbeat_at = self._next_beat(now)
         self._arm_quorum_check(now)
         self.propose(self._make_noop(self.term, next_index))
@@ -189,6 +189,7 @@ class Leading(Resting):
     def _start_read_round(self, now: int) -> None:
         """Send a heartbeat round for the reads of this turn, once the term has a commit."""
         if self.log.term_at(self.commit) == self.term and self._reads.register(self.commit):
+            self._withdraw_offer()
             self._send_heartbeats(now)
             self._confirm_reads()
 

@@ -45,7 +45,7 @@ class Resting(CoreState):
             return
         self.resting = False
         if self.role is Role.LEADER:
-            self._quiet_beats = self._rest_round = 0
+            self._withdraw_offer()
             self._heartbeat_at = now
             self._arm_quorum_check(now)
             return
@@ -74,7 +74,7 @@ class Resting(CoreState):
     def _offers_rest(self, now: int) -> bool:
         """Tell, once per heartbeat, whether it offers rest."""
         if not self._is_settled():
-            self._quiet_beats = self._rest_round = 0
+            self._withdraw_offer()
             return False
         self._quiet_beats += 1
         if self._quiet_beats <= _QUIET_BEATS:
@@ -84,9 +84,21 @@ class Resting(CoreState):
             self._rest_agreed = set()
         return True
 
+    def _withdraw_offer(self) -> None:
+        """Begin to count quiet heartbeats anew: there was work since the last one.
+
+        It may be over before the next one is due, while what was agreed to is no longer so.
+        """
+        self._quiet_beats = self._rest_round = 0
+
     def _take_agreement(self, message: HeartbeatReply) -> None:
-        if self._rest_round and message.rest and message.round >= self._rest_round:
+        """Count who agrees; whoever declines later (it restarted) does not."""
+        if not self._rest_round or message.round < self._rest_round:
+            return
+        if message.rest:
             self._rest_agreed.add(message.sender)
+        else:
+            self._rest_agreed.discard(message.sender)
 
     def _all_agreed(self, now: int) -> bool:
         """Tell whether everybody who is heard of rests, a quorum with us; who is not, wakes us."""

@@ -3,7 +3,8 @@
 Nothing happens by itself. A test steps cores, takes their `Ready`, completes their storage
 requests one by one, loses or duplicates messages and restarts nodes. After each act the kit
 checks what must always hold (`Cluster.check`), and each message is checked as it leaves: it may
-claim only what is on its sender's disk.
+claim only what is on its sender's disk. With `rests=True` the nodes know each other's contacts, and
+the kit plays what `node.pulse` does in a process: beats for leaders at rest, and looks at contacts.
 
 Logs are written as terms: `[1, 1, 2]` is a log of three one-entry batches.
 """
@@ -21,6 +22,7 @@ from node.raft.messages import (
     AppendReply,
     HeartbeatReply,
     Message,
+    NodeBeat,
     Vote,
     VoteReply,
 )
@@ -123,24 +125,62 @@ class Request:
 class Node:
     """A core with its disk and its storage requests in flight."""
 
-    def __init__(self, config: CoreConfig, disk: Disk, now: int) -> None:
+    def __init__(self, config: CoreConfig, disk: Disk, now: int, *, rests: int = False) -> None:
         self.config = config
         self.disk = disk
         self.boots = 0
+        self.rests = rests
         self.boot(now)
 
     def boot(self, now: int) -> None:
         """Start a fresh core from the disk; what was in flight is gone."""
         metas = [batch.meta for batch in self.disk.batches]
+        self.contacts: dict[NodeId, int] = {}
         self.core = Core(
-            self.config, self.disk.hard_state, LogView(LogStart(), metas), make_noop, now
+            self.config,
+            self.disk.hard_state,
+            LogView(LogStart(), metas),
+            make_noop,
+            now,
+            contacts=self.contacts if self.rests else None,
         )
+        self.looked_at = now
         self.memory = {int(batch.meta.base_index): batch for batch in self.disk.batches}
         self.in_flight: deque[Request] = deque()
         self.grants: list[ReadGrant] = []
         self.seen_commit = 0
         self.seen_term = 0
         self.boots += 1
+
+    @property
+    def next_deadline(self) -> int:
+        """When `tick` is due; at rest the kit looks at the contacts once per heartbeat interval."""
+        if self.core.resting:
+            return self.looked_at + self.config.heartbeat_ns
+        return self.core.next_deadline
+
+    def hear(self, message: Message, now: int) -> None:
+        """Take a message in, as a node at large does: any frame is a contact."""
+        silent = now - self.contacts.get(message.sender, 0) > self.core.timeouts.high
+        self.contacts[message.sender] = now
+        if silent and self.core.role is Role.LEADER:
+            self.core.wake(now)
+        if not isinstance(message, NodeBeat):
+            self.core.step(message, now)
+
+    def tick(self, now: int) -> list[Message]:
+        """Judge timers and contacts; return the beats of a leader at rest."""
+        self.looked_at = now
+        self.core.tick(now)
+        self.core.judge_rest(now)
+        self.core.tick(now)
+        if not (self.core.resting and self.core.role is Role.LEADER):
+            return []
+        return [
+            NodeBeat(GroupId(0), self.config.node, peer, Term(0), True)
+            for peer in self.config.voters
+            if peer != self.config.node
+        ]
 
     def take(self, now: int) -> list[Message]:
         """Take the `Ready`; queue its storage request; return what may leave at once."""
@@ -201,7 +241,9 @@ class Node:
 class Cluster:
     """Nodes 1..n, the messages between them, one clock, and what must always hold."""
 
-    def __init__(self, voters: int = 3, *, start: int = START, **config: int) -> None:
+    def __init__(
+        self, voters: int = 3, *, start: int = START, rests: int = False, **config: int
+    ) -> None:
         self.now = start
         self.network: list[Message] = []
         self.isolated: set[int] = set()
@@ -210,7 +252,8 @@ class Cluster:
         self.committed: dict[int, Batch] = {}
         numbers = range(1, voters + 1)
         self.nodes = {
-            number: Node(make_config(number, voters, **config), Disk(), start) for number in numbers
+            number: Node(make_config(number, voters, **config), Disk(), start, rests=rests)
+            for number in numbers
         }
 
     def preload(self, number: int, terms: Sequence[int], term: int | None = None) -> None:
@@ -247,8 +290,13 @@ class Cluster:
 
     def step(self, *messages: Message) -> list[Message]:
         """Hand messages to their receiver within one turn of it."""
+        answers: list[Message] = []
         for message in messages:
-            self.core(message.to).step(message, self.now)
+            self.nodes[message.to].hear(message, self.now)
+            if isinstance(message, NodeBeat) and message.ack:
+                answer = replace(message, sender=message.to, to=message.sender, ack=False)
+                answers.append(answer)
+        self._send(answers)
         return self.turn(messages[-1].to)
 
     def deliver(self, *messages: Message) -> list[Message]:
@@ -278,16 +326,17 @@ class Cluster:
         return lost
 
     def tick(self, number: int) -> list[Message]:
-        self.core(number).tick(self.now)
-        return self.turn(number)
+        beats = self.nodes[number].tick(self.now)
+        return self._send(beats) + self.turn(number)
 
     def at_deadline(self, number: int) -> list[Message]:
         """Move the clock to the node's next deadline and tick it."""
-        self.now = max(self.now, self.core(number).next_deadline)
+        self.now = max(self.now, self.nodes[number].next_deadline)
         return self.tick(number)
 
     def propose(self, number: int, payload: str = "", count: int = 1) -> list[Message]:
         core = self.core(number)
+        core.wake(self.now)
         core.propose(make_batch(core.term, core.log.last_index + 1, count, payload))
         return self.turn(number)
 
@@ -342,8 +391,8 @@ class Cluster:
         """Let time pass: timers fire when due, messages and disks take no time."""
         end = self.now + ns
         while True:
-            number = min(self.nodes, key=lambda n: (self.core(n).next_deadline, n))
-            deadline = self.core(number).next_deadline
+            number = min(self.nodes, key=lambda n: (self.nodes[n].next_deadline, n))
+            deadline = self.nodes[number].next_deadline
             if deadline > end:
                 break
             self.now = max(self.now, deadline)
@@ -424,6 +473,11 @@ def check_locally(node: Node) -> None:
     assert (core.role is Role.LEADER) == (core.leader == core.config.node)
     assert core.role is Role.LEADER or not core.progress
     assert core.uncommitted_bytes >= 0
+    if core.resting:
+        assert core.role in (Role.LEADER, Role.FOLLOWER), "who campaigns does not rest"
+        assert core.leader != 0, "nobody rests under nobody"
+        assert core.commit == core.durable_index == core.log.last_index, "it rests with work to do"
+        assert core.durable_hard_state == HardState(core.term, core.vote)
     start = core.log.start.index
     on_disk = [batch.meta for batch in node.disk.batches if batch.meta.base_index > start]
     durable = [meta for meta in core.log.batches if meta.last_index <= core.durable_index]

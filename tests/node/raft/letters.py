@@ -11,6 +11,7 @@ from node.raft.messages import (
     HeartbeatReply,
     PreVote,
     PreVoteReply,
+    TimeoutNow,
     Vote,
     VoteReply,
 )
@@ -63,9 +64,23 @@ def refusal(route: Route, term: int, index: int, hint: Place = (0, 0)) -> Append
     return AppendReply(*head(route, term), False, Index(index), Index(hint[0]), Term(hint[1]))
 
 
-def heartbeat(route: Route, term: int, commit: int = 0, number: int = 0) -> Heartbeat:
-    return Heartbeat(*head(route, term), Index(commit), number)
+def heartbeat(
+    route: Route, term: int, commit: int = 0, number: int = 0, *, rest: bool = False
+) -> Heartbeat:
+    return Heartbeat(*head(route, term), Index(commit), number, rest=rest)
 
 
-def heartbeat_reply(route: Route, term: int, number: int = 0, commit: int = 0) -> HeartbeatReply:
-    return HeartbeatReply(*head(route, term), number, Index(commit))
+def heartbeat_reply(
+    route: Route,
+    term: int,
+    number: int = 0,
+    commit: int = 0,
+    *,
+    received: int = 0,
+    rest: bool = False,
+) -> HeartbeatReply:
+    return HeartbeatReply(*head(route, term), number, Index(commit), Index(received), rest)
+
+
+def timeout_now(route: Route, term: int) -> TimeoutNow:
+    return TimeoutNow(*head(route, term))

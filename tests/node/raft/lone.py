@@ -21,9 +21,16 @@ from tests.node.raft.kit import (
 class Lone(Node):
     """Node 1 of a cluster of which nothing else exists."""
 
-    def __init__(self, voters: int = 3, batches: Iterable[Batch] = (), **config: int) -> None:
+    def __init__(
+        self,
+        voters: int = 3,
+        batches: Iterable[Batch] = (),
+        *,
+        rests: int = False,
+        **config: int,
+    ) -> None:
         disk = Disk(HardState(), list(batches))
-        super().__init__(make_config(1, voters, **config), disk, START)
+        super().__init__(make_config(1, voters, **config), disk, START, rests=rests)
         self.now = START
 
     def step(self, *messages: Message) -> list[Message]:

@@ -15,7 +15,7 @@ from tests.node.raft.kit import MS, Cluster
 NETWORK_MAX = 60
 """Beyond it the oldest messages are lost, so that a run stays small."""
 
-ACTS = 18
+ACTS = 19
 
 Choice = tuple[int, int, int]
 """(which act, which node, a free number)"""
@@ -73,8 +73,12 @@ def _do(cluster: Cluster, act: int, node: int, number: int, context: int) -> Non
                 if waiting:
                     cluster.deliver(*waiting)
                 cluster.persist(other)
+        case 17:  # time enough to rest, for those who can
+            if number % 3 == 0:
+                cluster.run(400 * MS)
         case _:
             core.read(ReadContext(context))
+            core.wake(cluster.now)
             if number % 2:
                 core.extend_election_timer(cluster.now, number % 300 * MS)
             cluster.turn(node)

@@ -40,10 +40,10 @@ def choices(rng: random.Random, length: int) -> list[Choice]:
 
 
 @settings(max_examples=200)
-@given(st.integers(1, 5), st.sampled_from(CONFIGS), CHOICES)
-def test_no_act_breaks_a_cluster_and_peace_heals_it(voters, config, drawn):
-    """Raft figure 3, and liveness once faults end (Raft §5.4.3, §5.6)."""
-    cluster = Cluster(voters, **config)
+@given(st.integers(1, 5), st.booleans(), st.sampled_from(CONFIGS), CHOICES)
+def test_no_act_breaks_a_cluster_and_peace_heals_it(voters, rests, config, drawn):
+    """Raft figure 3, and liveness once faults end (Raft §5.4.3, §5.6); groups may rest."""
+    cluster = Cluster(voters, rests=rests, **config)
     play(cluster, drawn)
     recover(cluster)
 
@@ -52,7 +52,7 @@ def test_no_act_breaks_a_cluster_and_peace_heals_it(voters, config, drawn):
 def test_long_runs_break_nothing(seed):
     """The same acts, drawn by seed: longer than what Hypothesis likes, and the same each time."""
     rng = random.Random(seed)
-    cluster = Cluster(rng.choice((2, 3, 3, 4, 5)), **rng.choice(CONFIGS))
+    cluster = Cluster(rng.choice((2, 3, 3, 4, 5)), rests=seed % 2 == 0, **rng.choice(CONFIGS))
     length = rng.choice((100, 300, 600))
     play(cluster, choices(rng, length))
     recover(cluster)
@@ -60,17 +60,20 @@ def test_long_runs_break_nothing(seed):
 
 def test_the_soup_is_hot():
     """A check of the check: elections, commits, cuts, crashes and restarts do happen in it."""
-    leaders = commits = boots = 0
+    leaders = commits = boots = rests = 0
     for seed in range(20):
         rng = random.Random(seed)
-        cluster = Cluster(3)
-        play(cluster, choices(rng, 300))
+        cluster = Cluster(3, rests=True)
+        for _ in range(30):
+            play(cluster, choices(rng, 10))
+            rests += any(core.resting for _, core in cluster.cores())
         leaders += len(cluster.leaders)
         commits += len(cluster.committed)
         boots += sum(node.boots - 1 for node in cluster.nodes.values())
     assert leaders >= 30
     assert commits >= 60
     assert boots >= 40
+    assert rests >= 100
 
 
 # ---- one core, any messages ----------------------------------------------------------------------

@@ -15,7 +15,9 @@ from node.raft.election import (
     timeouts_in_force,
 )
 from node.raft.types import HardState, Index, NodeId, Term
-from tests.node.raft.kit import MS, make_config, make_view
+from tests.node.raft.kit import MS, START, make_config, make_view
+from tests.node.raft.letters import heartbeat
+from tests.node.raft.lone import make_node
 
 ROUNDS = 1000
 
@@ -105,3 +107,60 @@ def test_the_vote_of_a_term_is_free_or_already_the_candidates(vote, leader_known
 def test_a_configuration_that_contradicts_itself_is_refused(changes):
     with pytest.raises(AssertionError):
         replace(make_config(), **changes)
+
+
+# ---- timeouts in force, and ranks ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("configured", "lag", "expected"),
+    [
+        ((150, 300), 0, (150, 300)),
+        ((150, 300), 15, (150, 300)),
+        ((150, 300), 16, (160, 320)),
+        ((150, 300), 50, (500, 1000)),
+        ((150, 300), 100, (1000, 2000)),
+        ((150, 300), 5000, (1000, 2000)),
+        ((100, 400), 30, (300, 1200)),
+        ((100, 400), 900, (500, 2000)),
+        ((200, 200), 500, (2000, 2000)),
+        ((1500, 3000), 1000, (1500, 3000)),
+    ],
+)
+def test_timeouts_follow_the_lag_in_their_proportions_and_end_at_two_seconds(
+    configured, lag, expected
+):
+    """DESIGN §4: max(configured, 10 × p99 loop lag), capped at 2 s; what is longer stays."""
+    low, high = (ms * MS for ms in configured)
+    config = replace(make_config(), election_ns_min=low, election_ns_max=high)
+    in_force = timeouts_in_force(config, lag * MS)
+    assert (in_force.low, in_force.high) == tuple(ms * MS for ms in expected)
+
+
+def test_a_stretched_core_draws_from_the_stretched_range():
+    node = make_node()
+    node.core.timeouts = timeouts_in_force(node.config, 50 * MS)
+    deadlines = set()
+    for _ in range(50):
+        node.core.step(heartbeat((2, 1), 1), START)
+        deadlines.add(node.core.next_deadline - START)
+    assert min(deadlines) >= 500 * MS
+    assert max(deadlines) > 900 * MS
+    assert max(deadlines) <= 1000 * MS
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_ranks_share_the_range_out_in_their_order(ranks):
+    config = make_config(1, 5)
+    in_force = timeouts_in_force(config, 0)
+    part = (in_force.high - in_force.low) / ranks
+    for rank in range(ranks):
+        ranked = replace(config, rank=rank, ranks=ranks)
+        drawn = [election_timeout_ns(ranked, in_force, number) for number in range(ROUNDS)]
+        start = in_force.low + rank * part
+        assert start - 1 <= min(drawn) < start + part / 20
+        assert start + part * 0.95 < max(drawn) <= start + part + 1
+        delays = [forget_delay_ns(ranked, number, 30 * MS) for number in range(ROUNDS)]
+        share = 30 * MS / ranks
+        assert rank * share - 1 <= min(delays)
+        assert max(delays) <= (rank + 1) * share + 1
