@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from node.raft.messages import Message, NodeBeat
-from node.raft.types import GroupId, NodeId, Role
+from node.raft.types import GroupId, NodeId, Role, Term
 from tests.node.rig import MS, SESSION, Cluster, Node, read_of, write_of
 
 GROUPS = 64
@@ -207,7 +207,10 @@ def test_all_groups_of_a_dead_node_get_leaders_and_no_others_are_disturbed(town,
     before = {group: town.leader(group) for group in town.groups}
     terms = town.terms()
     town.kill(1, noticed=noticed)
-    town.run((100 if noticed else 700) * MS)
+    orphans = {group for group in town.groups if before[group] == 1}
+    for node in town.nodes():
+        assert set(node.multi._awake) == (orphans if noticed else set())
+    town.run((60 if noticed else 700) * MS)
     after = {group: town.leader(group) for group in town.groups}
     assert all(after[group] in (2, 3) for group in town.groups)
     kept = {group for group in town.groups if before[group] != 1}
@@ -217,6 +220,16 @@ def test_all_groups_of_a_dead_node_get_leaders_and_no_others_are_disturbed(town,
     now = town.cluster[2].multi.groups
     assert all(now[GroupId(group)].core.term == terms[group] for group in kept)
     assert write(town, 0) == 1
+
+
+def test_a_peer_that_returns_wakes_the_groups_that_rest_under_this_node_and_no_others(town):
+    """It may have missed anything, and nothing else would tell the leader."""
+    node = town.cluster[1]
+    led = {group for group in town.groups if town.leader(group) == 1}
+    beat = NodeBeat(GroupId(0), NodeId(2), NodeId(1), Term(0), False)
+    assert of_groups(node.turn(beat)) == set(), "it was never away"
+    node.multi.pulse.contacts[NodeId(2)] -= 301 * MS
+    assert of_groups(node.turn(beat)) == led
 
 
 def test_a_node_that_returns_gets_its_groups_back(town):
