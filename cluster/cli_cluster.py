@@ -151,7 +151,7 @@ def _watch(cluster: LocalCluster) -> None:
             with contextlib.suppress(CommandError):  # it is ending: the pidfd will say so
                 for event in cluster.events(seen):
                     seen = event.sequence
-                    note(event.text)
+                    note(event.text + (f" → {event.effect}" if event.effect else ""))
             ended = bool(select.select([pidfd], [], [], 0.25)[0])
     finally:
         os.close(pidfd)

@@ -12,12 +12,12 @@ On the wire a frame is a map of plain values (msgpack, JSON alike) with `schema`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, Final, Literal, TypeVar
 
 from node.config import NODES_MAX
-from node.metrics import GroupSnapshot, NodeSnapshot, SnapshotError
+from node.metrics import GroupSnapshot, NodeSnapshot, SnapshotError, plain
 
 __all__ = [
     "FRAME_SCHEMA",
@@ -117,7 +117,11 @@ class NodeFrame:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened, numbered from 1 over the supervisor's life."""
+    """Something that happened, numbered from 1 over the supervisor's life.
+
+    Its cause is a person (or script) through a verb (`cause` "user"), the named `step` of a scenario
+    if that is not empty, or the system. `effect` is what was measured of it; empty if nothing was.
+    """
 
     sequence: int
     unix_ms: int
@@ -125,6 +129,16 @@ class Event:
     kind: str
     node: int | None
     text: str
+    effect: str = ""
+    step: str = ""
+    group: int | None = None
+
+    @property
+    def by(self) -> str:
+        """Who or what brought it about, for a person to read."""
+        if self.step:
+            return f"step {self.step}"
+        return "you" if self.cause == "user" else "the system"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +203,9 @@ class ClusterFrame:
 
     def encode(self) -> dict[str, Any]:
         """Return nested maps and lists of plain values, ready for msgpack or JSON."""
-        document: dict[str, Any] = {"schema": FRAME_SCHEMA} | asdict(self)
-        for part in document["nodes"]:
-            part["process"]["state"] = part["process"]["state"].value
+        document: dict[str, Any] = {"schema": FRAME_SCHEMA} | plain(self)
+        document["nodes"] = [_encoded_node(part) for part in self.nodes]
+        document["events"] = [plain(event) for event in self.events]
         return document
 
     @classmethod
@@ -219,6 +233,15 @@ _Part = TypeVar("_Part")
 def _known(kind: type[_Part], document: Mapping[str, Any]) -> dict[str, Any]:
     names = [spec.name for spec in fields(kind)]  # type: ignore[arg-type]  # all are dataclasses
     return {name: document[name] for name in names if name in document}
+
+
+def _encoded_node(part: NodeFrame) -> dict[str, Any]:
+    document = plain(part)
+    document["process"] = process = plain(part.process)
+    process["state"] = part.process.state.value
+    document["snapshot"] = None if part.snapshot is None else part.snapshot.encode()
+    document["rates"] = None if part.rates is None else plain(part.rates)
+    return document
 
 
 def _node(document: Mapping[str, Any]) -> NodeFrame:

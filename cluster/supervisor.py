@@ -14,7 +14,7 @@ whoever started it. Two locks say that it lives: one in the run directory (the n
 one in the data directory (the data is in use).
 
 Control (ROUTER, the layouts of `node/admin`): `hello`, `spec`, `frame {fresh}`, `events {since}`,
-`act {action, selector, seed}`, `down`. A refused request's payload is `{exit, text}`. Frames (PUB):
+`act {action, selector, seed, step}`, `down`. A refused request's payload is `{exit, text}`. Frames (PUB):
 `[b"frame", msgpack]`, 10 a second while somebody subscribes, one a second otherwise.
 """
 
@@ -64,6 +64,7 @@ from node.admin import (
     encode_reply,
 )
 from node.config import lane_endpoint
+from node.metrics import plain
 
 __all__ = ["Supervisor", "main"]
 
@@ -76,6 +77,8 @@ STEP_MS: Final = 5
 OPERATIONS_MAX: Final = 64
 """Requests at work at once; one more is refused."""
 REQUESTS_PER_TURN: Final = 32
+STEP_LENGTH_MAX: Final = 80
+"""Longest name of a scenario's step."""
 LINGER_MS: Final = 500
 """How long the last reply may take to leave after the supervisor is done."""
 
@@ -202,6 +205,7 @@ class Supervisor:
             return
         with contextlib.suppress(KeyError):  # it was born and died within one turn
             self._poller.unregister(descriptor)
+        lost = self._observer.lost(process.node)
         self._observer.forget(process.node)
         state, cause = process.state, process.cause
         text = f"n{process.node} {state.value} ({exited})"
@@ -209,7 +213,8 @@ class Supervisor:
             last = process.truth().last_log[-1:]
             text += f": {last[0]}" if last else ""
         process.log.note(f"raftdeck: {text}")
-        self._events.add(state.value, text, cause=cause, node=process.node)
+        effect = f"exit {exited.number}" + (f" · {lost}" if lost else "")
+        self._events.add(state.value, text, cause=cause, node=process.node, effect=effect)
 
     def _ask(self) -> None:
         """Ask the nodes what they are; the frame is published when they have answered."""
@@ -280,7 +285,7 @@ class Supervisor:
                 }
             case "events":
                 since = _integer(args, "since", 0)
-                payload = [_event(event) for event in self._events.since(since or 0)]
+                payload = [plain(event) for event in self._events.since(since or 0)]
             case "frame" if not args.get("fresh"):
                 payload = self._observer.frame(os.getpid()).encode()
             case "frame":
@@ -288,7 +293,7 @@ class Supervisor:
             case "act":
                 action, selector = str(args.get("action")), str(args.get("selector"))
                 seed = _integer(args, "seed", None)
-                operation = self._operations.act(action, selector, seed)
+                operation = self._operations.act(action, selector, seed, _step(args))
                 return self._begin(client, request.number, operation)
             case "down":
                 self._leaving_clients.append((client, request.number))
@@ -375,10 +380,14 @@ def _integer(args: Mapping[str, Any], name: str, default: int | None) -> int | N
     return value
 
 
-def _event(event: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(event)
+def _step(args: Mapping[str, Any]) -> str:
+    """Return the scenario's step that a request names as its cause; "" for a person's own."""
+    step = args.get("step", "")
+    if not isinstance(step, str) or len(step) > STEP_LENGTH_MAX:
+        raise CommandError(
+            Exit.USAGE, f"step: a text of at most {STEP_LENGTH_MAX} characters is needed"
+        )
+    return step
 
 
 # --- the process ----------------------------------------------------------------------

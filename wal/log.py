@@ -109,6 +109,12 @@ class LogStats:
     sync_p50_ns: int
     sync_p99_ns: int
     disk_full: bool
+    recycled: int
+    """Segments that overwrote the file of an earlier one."""
+    sync_entries: tuple[int, ...]
+    """Syncs by entries: bucket n counts those below 2^n, from 0; empty buckets at the end are cut."""
+    sync_latency_us: tuple[int, ...]
+    """Syncs by time in µs, likewise."""
 
 
 class Log:
@@ -250,6 +256,9 @@ class Log:
             sync_p50_ns=runner.times.quantile(0.5),
             sync_p99_ns=runner.times.quantile(0.99),
             disk_full=self.disk_full,
+            recycled=committer.recycled,
+            sync_entries=_trimmed(runner.sync_entries),
+            sync_latency_us=_trimmed(runner.sync_latency_us),
         )
 
     def seal_and_close(self) -> bool:
@@ -334,6 +343,14 @@ class Log:
         else:
             self._readers.move_to_end(number)
         return file
+
+
+def _trimmed(buckets: Sequence[int]) -> tuple[int, ...]:
+    """Return the buckets up to the last one that counted."""
+    used = len(buckets)
+    while used and not buckets[used - 1]:
+        used -= 1
+    return tuple(buckets[:used])
 
 
 _INTERNAL: Final = object()
