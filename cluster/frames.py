@@ -12,7 +12,7 @@ On the wire a frame is a map of plain values (msgpack, JSON alike) with `schema`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any, Final, Literal, TypeVar
 
@@ -201,6 +201,28 @@ class ClusterFrame:
             if (state := self.node(node).group(group)) and state.applied >= leading.commit
         )
 
+    def with_events(self, events: tuple[Event, ...]) -> ClusterFrame:
+        """Return the same frame with other events."""
+        return replace(self, events=events)
+
+    def slimmed(self, groups_max: int) -> ClusterFrame:
+        """Return the frame with at most so many groups: 0, those that are active, then the first.
+
+        A group is kept, or left out, on all nodes alike; `groups` still says how many there are.
+        """
+        if self.groups <= groups_max:
+            return self
+        active = {
+            group.group
+            for part in self.nodes
+            if part.snapshot is not None
+            for group in part.snapshot.groups
+            if not group.resting
+        }
+        order = sorted(range(self.groups), key=lambda group: (group != 0, group not in active))
+        kept = frozenset(order[:groups_max])
+        return replace(self, nodes=tuple(_slimmed(part, kept) for part in self.nodes))
+
     def encode(self) -> dict[str, Any]:
         """Return nested maps and lists of plain values, ready for msgpack or JSON."""
         document: dict[str, Any] = {"schema": FRAME_SCHEMA} | plain(self)
@@ -233,6 +255,13 @@ _Part = TypeVar("_Part")
 def _known(kind: type[_Part], document: Mapping[str, Any]) -> dict[str, Any]:
     names = [spec.name for spec in fields(kind)]  # type: ignore[arg-type]  # all are dataclasses
     return {name: document[name] for name in names if name in document}
+
+
+def _slimmed(part: NodeFrame, kept: frozenset[int]) -> NodeFrame:
+    if part.snapshot is None:
+        return part
+    groups = tuple(group for group in part.snapshot.groups if group.group in kept)
+    return replace(part, snapshot=replace(part.snapshot, groups=groups))
 
 
 def _encoded_node(part: NodeFrame) -> dict[str, Any]:

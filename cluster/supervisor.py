@@ -14,8 +14,8 @@ whoever started it. Two locks say that it lives: one in the run directory (the n
 one in the data directory (the data is in use).
 
 Control (ROUTER, the layouts of `node/admin`): `hello`, `spec`, `frame {fresh}`, `events {since}`,
-`act {action, selector, seed, step}`, `down`. A refused request's payload is `{exit, text}`. Frames (PUB):
-`[b"frame", msgpack]`, 10 a second while somebody subscribes, one a second otherwise.
+`act {action, selector, seed, step}`, `down`. A refused request's payload is `{exit, text}`. Frames
+(XPUB, `cluster.publisher`): 10 a second while somebody subscribes.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import msgpack
 import zmq
 
+from cluster.chunks import ChunkHeader
 from cluster.events import EventLog
 from cluster.exits import CommandError, Exit
 from cluster.frames import ProcessState
@@ -53,6 +53,9 @@ from cluster.paths import (
     remove_run_files,
 )
 from cluster.processes import NodeProcess
+from cluster.publisher import Publisher
+from cluster.recorder import Recorder
+from cluster.recording import RECORDING_DIRECTORY
 from cluster.spec import SPEC_BYTES_MAX, ClusterSpec, prepare_data_dir
 from node.admin import (
     MESSAGE_BYTES_MAX,
@@ -70,6 +73,8 @@ __all__ = ["Supervisor", "main"]
 
 POLL_S_WATCHED: Final = 0.1
 POLL_S_ALONE: Final = 1.0
+SHARE_MAX: Final = 0.25
+"""Of a core, for looking. 11 nodes with a group each need 0.03."""
 ANSWER_S: Final = 0.025
 """How long a frame waits for answers to its own poll; a node answers in about 1 ms."""
 STEP_MS: Final = 5
@@ -107,11 +112,13 @@ class Supervisor:
         self._pool = AdminPool(self._context, endpoints)
         self._observer = Observer(spec, self._processes, self._pool, self._events)
         self._operations = Operations(spec, self._processes, self._observer, self._events)
+        recorder = _recorder_of(spec)
+        self._publisher = Publisher(self._frames, self._observer, self._events, recorder)
         self._poller = zmq.Poller()
         self._watched: set[int] = set()
         self._pending: deque[_Pending] = deque()
-        self._subscribed = False
         self._next_poll_s = 0.0
+        self._spent_s = 0.0
         self._polled_s: float | None = None
         self._leaving: Operation | None = None
         self._leaving_clients: list[tuple[bytes, int]] = []
@@ -155,6 +162,7 @@ class Supervisor:
             time.sleep(0.005)
             for process in self._processes.values():
                 process.reap()
+        self._publisher.close()
         self._pool.close()
         self._control.close()
         self._frames.close()
@@ -169,7 +177,8 @@ class Supervisor:
         for process in self._processes.values():
             self._reap(process)
         self._observer.receive()
-        self._take_subscriptions()
+        if self._publisher.take_subscriptions():
+            self._next_poll_s = 0.0
         self._take_requests()
         if self._watched & ready.keys():
             self._leave("the launcher is gone, or a signal arrived")
@@ -177,6 +186,7 @@ class Supervisor:
             self._ask()
         self._publish_when_answered()
         self._step()
+        self._publisher.publish_events()
         return self._step_leaving()
 
     def _timeout_ms(self) -> int:
@@ -217,9 +227,15 @@ class Supervisor:
         self._events.add(state.value, text, cause=cause, node=process.node, effect=effect)
 
     def _ask(self) -> None:
-        """Ask the nodes what they are; the frame is published when they have answered."""
-        now = time.monotonic()
-        self._next_poll_s = now + (POLL_S_WATCHED if self._subscribed else POLL_S_ALONE)
+        """Ask the nodes what they are; the frame is published when they have answered.
+
+        Not so often that looking takes more than `SHARE_MAX` of a core: very many active groups on
+        many nodes are looked at less often.
+        """
+        now, spent = time.monotonic(), time.thread_time()
+        interval = POLL_S_WATCHED if self._publisher.watched else POLL_S_ALONE
+        self._next_poll_s = now + max(interval, (spent - self._spent_s) / SHARE_MAX)
+        self._spent_s = spent
         self._polled_s = now
         self._observer.poll()
         for process in self._processes.values():
@@ -238,20 +254,7 @@ class Supervisor:
         ):
             return
         self._polled_s = None
-        if self._subscribed:
-            body = msgpack.packb(self._observer.frame(os.getpid()).encode())
-            with contextlib.suppress(zmq.Again):  # a slow subscriber misses frames
-                self._frames.send_multipart([b"frame", body], zmq.NOBLOCK)
-
-    def _take_subscriptions(self) -> None:
-        """Note whether anybody listens: XPUB tells of the first and of the last subscriber."""
-        while True:
-            try:
-                message = self._frames.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._subscribed = message[:1] == b"\x01"
-            self._next_poll_s = 0.0
+        self._publisher.publish()
 
     # --- requests ---------------------------------------------------------------------
 
@@ -371,6 +374,22 @@ class Supervisor:
         for client, number in self._leaving_clients:
             self._answer(client, Reply(number, True, payload))
         return True
+
+
+def _recorder_of(spec: ClusterSpec) -> Recorder | None:
+    """Return what records this life of the cluster, if the spec wants it."""
+    if not spec.recording_bytes:
+        return None
+    now = time.time_ns() // 1_000_000
+    header = ChunkHeader(
+        run=f"{now}-{os.getpid()}",
+        cluster_id=spec.cluster_id,
+        name=spec.name,
+        groups=spec.groups,
+        supervisor_pid=os.getpid(),
+        started_unix_ms=now,
+    )
+    return Recorder(spec.data_dir / RECORDING_DIRECTORY, header, spec.recording_bytes)
 
 
 def _integer(args: Mapping[str, Any], name: str, default: int | None) -> int | None:
