@@ -45,8 +45,8 @@ EVENTS_KEPT_MAX: Final = 20_000
 """Of one life: 10 MB of them; the newest are kept."""
 FRAMES_CACHED: Final = 16
 FULLS_CACHED: Final = 4
-READ_BYTES: Final = 16 << 20
-"""Bytes looked through at once; more than any record has."""
+READ_BYTES: Final = 4 << 20
+"""Bytes looked through at once: 10 ms, and more than any record has."""
 
 _CHUNK: Final = re.compile(r"[0-9]{8}\.rec")
 _Value = TypeVar("_Value")
@@ -137,10 +137,7 @@ class Recording:
     """Frames and events of one life; satisfies `cluster.feed.FrameSource`. One thread."""
 
     def __init__(self, place: Path, number: int | None = None) -> None:
-        """Open a data directory, recording directory or file; the newest life, or that `number`.
-
-        `CommandError`: nothing recorded there (unknown), or a newer schema (unfit).
-        """
+        """Open the files, and look into none of them yet; see `open`."""
         runs = list_recordings(place)
         chosen = [run for run in runs if number in (None, run.number)][-1:]
         if not chosen:
@@ -150,13 +147,23 @@ class Recording:
         self.number = chosen[0].number
         self._place = place
         self._chunks: list[_Chunk] = []
+        self._looking = 0
         self._index = _Index()
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT_MAX)
         self._frames: OrderedDict[int, ClusterFrame] = OrderedDict()
         self._fulls: OrderedDict[int, dict[str, Any]] = OrderedDict()
         for path in chosen[0].paths:
             self._open(path)
-        self.refresh()
+
+    @classmethod
+    def open(cls, place: Path, number: int | None = None) -> Self:
+        """Open a data directory, recording directory or file; the newest life, or that `number`.
+
+        `CommandError`: nothing recorded there (unknown), or a newer schema (unfit).
+        """
+        recording = cls(place, number)
+        recording.refresh()
+        return recording
 
     def __enter__(self) -> Self:
         return self
@@ -214,6 +221,10 @@ class Recording:
         """Return the events, oldest first; of very many, the newest."""
         return tuple(self._events)
 
+    def events_since(self, sequence: int) -> tuple[Event, ...]:
+        """Return the events after a number, oldest first."""
+        return tuple(event for event in self._events if event.sequence > sequence)
+
     def next_event(self, kind: str | None, after: int) -> Event | None:
         """Return the first event of a kind (None: any) later than a time (unix ms)."""
         found = (event for event in self._events if event.unix_ms > after)
@@ -228,12 +239,24 @@ class Recording:
 
     def refresh(self) -> None:
         """Take in what was written since; nothing that was read is forgotten."""
-        known = {chunk.path for chunk in self._chunks}
+        while self.look():
+            pass
+
+    def look(self) -> bool:
+        """Take in the next few MB; return whether there may be more. For who must not wait."""
+        if self._looking < len(self._chunks):
+            more = self._look_through(self._looking, self._chunks[self._looking])
+            if more or self._looking + 1 < len(self._chunks):
+                self._looking += not more
+                return True
+        before = len(self._chunks)
         for path in _paths_at(self._place):
-            if path not in known and (not self._chunks or path > self._chunks[-1].path):
+            if not self._chunks or path > self._chunks[-1].path:
                 self._open(path)
-        for number, chunk in enumerate(self._chunks):
-            self._look_through(number, chunk)
+        if len(self._chunks) == before:
+            return False
+        self._looking = max(0, before - 1)  # once more: it may have grown to its end meanwhile
+        return True
 
     def _open(self, path: Path) -> None:
         try:
@@ -246,19 +269,17 @@ class Recording:
             return
         self._chunks.append(_Chunk(path, descriptor, *found))
 
-    def _look_through(self, number: int, chunk: _Chunk) -> None:
-        while True:
-            data = os.pread(chunk.descriptor, READ_BYTES, chunk.read_to)
-            taken = 0
-            for entry in entries(data, chunk.read_to):
-                if entry.kind == EVENTS:
-                    self._take_events(data[taken : taken + entry.length])
-                else:
-                    self._take_frame(number, entry)
-                taken += entry.length
-            chunk.read_to += taken
-            if not taken or len(data) < READ_BYTES:
-                return
+    def _look_through(self, number: int, chunk: _Chunk) -> bool:
+        data = os.pread(chunk.descriptor, READ_BYTES, chunk.read_to)
+        taken = 0
+        for entry in entries(data, chunk.read_to):
+            if entry.kind == EVENTS:
+                self._take_events(data[taken : taken + entry.length])
+            else:
+                self._take_frame(number, entry)
+            taken += entry.length
+        chunk.read_to += taken
+        return bool(taken) and len(data) == READ_BYTES
 
     def _take_frame(self, chunk: int, entry: Any) -> None:
         index, position = self._index, len(self)
