@@ -253,8 +253,13 @@ _Part = TypeVar("_Part")
 
 
 def _known(kind: type[_Part], document: Mapping[str, Any]) -> dict[str, Any]:
-    names = [spec.name for spec in fields(kind)]  # type: ignore[arg-type]  # all are dataclasses
-    return {name: document[name] for name in names if name in document}
+    return {name: document[name] for name in _NAMES[kind] if name in document}
+
+
+_NAMES: Final[dict[type, tuple[str, ...]]] = {
+    kind: tuple(spec.name for spec in fields(kind))
+    for kind in (ClusterFrame, NodeFrame, NodeRates, ProcessTruth, Event)
+}
 
 
 def _slimmed(part: NodeFrame, kept: frozenset[int]) -> NodeFrame:

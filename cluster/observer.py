@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Final, NamedTuple
 
 from cluster.events import EventLog
@@ -102,9 +102,9 @@ class Observer:
         self._outstanding.pop(node, None)
         self._states[node] = self._processes[node].state
 
-    def receive(self) -> None:
-        """Take the answers that have arrived."""
-        for answer in self._pool.receive():
+    def receive(self, ready: Container[object]) -> None:
+        """Take the answers that have arrived on the sockets that are ready."""
+        for answer in self._pool.receive(ready):
             self._take(answer)
 
     def _take(self, answer: NodeReply) -> None:

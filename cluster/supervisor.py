@@ -175,8 +175,9 @@ class Supervisor:
         self._watch_processes()
         ready = dict(self._poller.poll(self._timeout_ms()))
         for process in self._processes.values():
-            self._reap(process)
-        self._observer.receive()
+            if process.pidfd in ready:
+                self._reap(process)
+        self._observer.receive(ready)
         if self._publisher.take_subscriptions():
             self._next_poll_s = 0.0
         self._take_requests()

@@ -376,20 +376,32 @@ def _values(kind: type[_Part], document: object) -> dict[str, Any]:
     if missing := _REQUIRED[kind] - document.keys():
         raise SnapshotError(f"{kind.__name__}: {min(missing)!r} is missing")
     values: dict[str, Any] = {}
-    for spec in fields(kind):
-        if spec.name not in document:
+    for name, expected in _PLANS[kind]:
+        if name not in document:
             continue
-        value = document[spec.name]
-        values[spec.name] = value
-        if spec.name in _NESTED:
-            continue
-        if str(spec.type) == "tuple[int, ...]":
-            values[spec.name] = _numbers(value, f"{kind.__name__}.{spec.name}")
-            continue
-        expected: type = {"str": str, "bool": bool}.get(str(spec.type), int)
-        if type(value) is not expected or (isinstance(value, str) and len(value) > TEXT_MAX):
-            raise SnapshotError(f"{kind.__name__}.{spec.name}: {value!r:.80}")
+        value = document[name]
+        if expected is tuple:
+            value = _numbers(value, f"{kind.__name__}.{name}")
+        elif expected is not object and (
+            type(value) is not expected or (isinstance(value, str) and len(value) > TEXT_MAX)
+        ):
+            raise SnapshotError(f"{kind.__name__}.{name}: {value!r:.80}")
+        values[name] = value
     return values
+
+
+def _expected(name: str, annotation: str) -> type:
+    """Return what a field must be: a plain type, tuple (of numbers), or object (decoded later)."""
+    if name in _NESTED:
+        return object
+    return {"str": str, "bool": bool, "tuple[int, ...]": tuple}.get(annotation, int)
+
+
+_PLANS: Final[dict[type, tuple[tuple[str, type], ...]]] = {
+    kind: tuple((spec.name, _expected(spec.name, str(spec.type))) for spec in fields(kind))
+    for kind in _REQUIRED
+}
+"""Worked out once: a supervisor decodes a hundred snapshots a second."""
 
 
 def _numbers(value: object, name: str) -> tuple[int, ...]:
