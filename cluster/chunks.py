@@ -19,9 +19,9 @@
 
 A file begins with a FULL frame, so that it is read without any other. FULL is an encoded
 `ClusterFrame` whose `events` are replaced by the number of the newest (`events_to`). DELTA is what
-changed against the last FULL before it: a map of keys to changes, where a change is a scalar (the
-new value), a map (changes within a map), `[0, value]` (a new map or list) or `[1, {index: change}]`
-(changes within a list of as many maps). A file's last record may be cut: whoever wrote it was
+changed against the last FULL before it: a map of positions (of a key in its map, as FULL has it) to
+changes, where a change is a scalar (the new value), a map (changes within a map), `[0, value]` (a
+new map or list) or `[1, {index: change}]` (changes within a list of as many maps). A file's last record may be cut: whoever wrote it was
 killed. All records of one life of a supervisor bear the same `run` in their files' headers.
 """
 
@@ -67,7 +67,7 @@ HEADER_BYTES_MAX: Final = 64 << 10
 BODY_BYTES_MAX: Final = 16 << 20
 """An unpacked body: 15 nodes × 64 groups × 18 fields of about 20 bytes, forty times over."""
 _LEVEL: Final = 1
-"""zlib's fastest: its best is 12 % smaller and takes five times as long."""
+"""zlib's fastest: level 6 makes a frame 5 to 7 % smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +165,15 @@ def decode_body(record: bytes) -> Any:
 # --- differences ----------------------------------------------------------------------
 
 
-def changes_between(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any] | None:
+def changes_between(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[int, Any] | None:
     """Return the changes that make `new` of `old`; None if their keys differ."""
     if old.keys() != new.keys():
         return None
-    found: dict[str, Any] = {}
-    for key, value in new.items():
-        before = old[key]
+    found: dict[int, Any] = {}
+    for at, (key, before) in enumerate(old.items()):
+        value = new[key]
         if value is not before and (value != before or type(value) is not type(before)):
-            found[key] = _change(before, value)
+            found[at] = _change(before, value)
     return found
 
 
@@ -190,11 +190,11 @@ def _change(old: Any, new: Any) -> Any:
     return [1, {at: _change(before, after) for at, (before, after) in pairs if before != after}]
 
 
-def patched(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def patched(old: Mapping[str, Any], changes: Mapping[int, Any]) -> dict[str, Any]:
     """Return `old` with changes made; what did not change is shared."""
-    new = dict(old)
-    for key, change in changes.items():
-        new[key] = _after(old[key], change)
+    new, keys = dict(old), list(old)
+    for at, change in changes.items():
+        new[keys[at]] = _after(old[keys[at]], change)
     return new
 
 

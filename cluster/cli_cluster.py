@@ -31,7 +31,7 @@ __all__ = ["down", "ls", "up"]
 
 DEFAULT_NAME: Final = "deck"
 RECORDING_BYTES: Final = 64 << 20
-"""Two hours that somebody watched, or most of a day that nobody did (`cluster.recorder`)."""
+"""An hour or two that somebody watched, or ten that nobody did (`cluster.recorder`)."""
 _POLICY: Final[tuple[str, ...]] = ("segment_bytes", "fill_step_bytes", "prepare")
 
 
