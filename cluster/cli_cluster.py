@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["down", "ls", "up"]
 
 DEFAULT_NAME: Final = "deck"
+RECORDING_BYTES: Final = 64 << 20
+"""An hour or two that somebody watched, or ten that nobody did (`cluster.recorder`)."""
 _POLICY: Final[tuple[str, ...]] = ("segment_bytes", "fill_step_bytes", "prepare")
 
 
@@ -44,6 +46,11 @@ _POLICY: Final[tuple[str, ...]] = ("segment_bytes", "fill_step_bytes", "prepare"
 @setting_option("groups")
 @click.option("-d", "--detach", is_flag=True, help="Return when the cluster is ready.")
 @click.option("--timeout", type=float, default=20.0, metavar="S", help="Until ready. [20]")
+@click.option(
+    "--record/--no-record",
+    default=None,
+    help="Keep what happens, for `raftdeck replay`. [--record]",
+)
 @setting_option("heartbeat_ms")
 @setting_option("election_ms_min")
 @setting_option("election_ms_max")
@@ -51,7 +58,7 @@ _POLICY: Final[tuple[str, ...]] = ("segment_bytes", "fill_step_bytes", "prepare"
 @setting_option("fill_step_bytes")
 @setting_option("prepare")
 @json_option
-def up(detach: bool, timeout: float, as_json: bool, **settings: Any) -> None:
+def up(detach: bool, timeout: float, record: bool | None, as_json: bool, **settings: Any) -> None:
     """Start a cluster, or start one again from its data directory.
 
     Without --detach it runs until Ctrl-C, and shows what happens meanwhile. What an existing data
@@ -61,6 +68,8 @@ def up(detach: bool, timeout: float, as_json: bool, **settings: Any) -> None:
 
     for name in remove_leftovers():
         note(f"removed the run directory of cluster {name!r}, whose supervisor died")
+    if record is not None:
+        settings["recording_bytes"] = RECORDING_BYTES if record else 0
     spec = chosen_spec({name: value for name, value in settings.items() if value is not None})
     began = time.monotonic()
     launch = LocalCluster.launch_detached if detach else LocalCluster.launch
@@ -151,7 +160,7 @@ def _watch(cluster: LocalCluster) -> None:
             with contextlib.suppress(CommandError):  # it is ending: the pidfd will say so
                 for event in cluster.events(seen):
                     seen = event.sequence
-                    note(event.text)
+                    note(event.text + (f" → {event.effect}" if event.effect else ""))
             ended = bool(select.select([pidfd], [], [], 0.25)[0])
     finally:
         os.close(pidfd)

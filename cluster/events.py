@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from cluster.frames import Cause, Event
@@ -20,13 +22,43 @@ class EventLog:
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT_MAX)
+        self._steps: dict[int, str] = {}
         self._sequence = 0
 
-    def add(self, kind: str, text: str, *, cause: Cause, node: int | None = None) -> Event:
+    @property
+    def sequence(self) -> int:
+        """Number of the newest event; 0 before the first."""
+        return self._sequence
+
+    @contextlib.contextmanager
+    def credited(self, nodes: Iterable[int], step: str) -> Iterator[None]:
+        """Name a scenario's step as the cause of what happens to nodes meanwhile through a verb."""
+        credited = dict.fromkeys(nodes, step) if step else {}
+        self._steps |= credited
+        try:
+            yield
+        finally:
+            for node in credited:
+                self._steps.pop(node, None)
+
+    def add(
+        self,
+        kind: str,
+        text: str,
+        *,
+        cause: Cause,
+        node: int | None = None,
+        effect: str = "",
+        group: int | None = None,
+    ) -> Event:
         """Record an event that happens now."""
         self._sequence += 1
         unix_ms = time.time_ns() // 1_000_000
-        event = Event(self._sequence, unix_ms, cause, kind, node, text[:TEXT_MAX])
+        step = self._steps.get(node, "") if cause == "user" and node is not None else ""
+        event = Event(
+            self._sequence, unix_ms, cause, kind, node, text[:TEXT_MAX],
+            effect=effect[:TEXT_MAX], step=step, group=group,
+        )  # fmt: skip
         self._events.append(event)
         return event
 

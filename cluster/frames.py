@@ -12,12 +12,12 @@ On the wire a frame is a map of plain values (msgpack, JSON alike) with `schema`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any, Final, Literal, TypeVar
 
 from node.config import NODES_MAX
-from node.metrics import GroupSnapshot, NodeSnapshot, SnapshotError
+from node.metrics import GroupSnapshot, NodeSnapshot, SnapshotError, plain
 
 __all__ = [
     "FRAME_SCHEMA",
@@ -117,7 +117,11 @@ class NodeFrame:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened, numbered from 1 over the supervisor's life."""
+    """Something that happened, numbered from 1 over the supervisor's life.
+
+    Its cause is a person (or script) through a verb (`cause` "user"), the named `step` of a scenario
+    if that is not empty, or the system. `effect` is what was measured of it; empty if nothing was.
+    """
 
     sequence: int
     unix_ms: int
@@ -125,6 +129,16 @@ class Event:
     kind: str
     node: int | None
     text: str
+    effect: str = ""
+    step: str = ""
+    group: int | None = None
+
+    @property
+    def by(self) -> str:
+        """Who or what brought it about, for a person to read."""
+        if self.step:
+            return f"step {self.step}"
+        return "you" if self.cause == "user" else "the system"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +201,33 @@ class ClusterFrame:
             if (state := self.node(node).group(group)) and state.applied >= leading.commit
         )
 
+    def with_events(self, events: tuple[Event, ...]) -> ClusterFrame:
+        """Return the same frame with other events."""
+        return replace(self, events=events)
+
+    def slimmed(self, groups_max: int) -> ClusterFrame:
+        """Return the frame with at most so many groups: 0, those that are active, then the first.
+
+        A group is kept, or left out, on all nodes alike; `groups` still says how many there are.
+        """
+        if self.groups <= groups_max:
+            return self
+        active = {
+            group.group
+            for part in self.nodes
+            if part.snapshot is not None
+            for group in part.snapshot.groups
+            if not group.resting
+        }
+        order = sorted(range(self.groups), key=lambda group: (group != 0, group not in active))
+        kept = frozenset(order[:groups_max])
+        return replace(self, nodes=tuple(_slimmed(part, kept) for part in self.nodes))
+
     def encode(self) -> dict[str, Any]:
         """Return nested maps and lists of plain values, ready for msgpack or JSON."""
-        document: dict[str, Any] = {"schema": FRAME_SCHEMA} | asdict(self)
-        for part in document["nodes"]:
-            part["process"]["state"] = part["process"]["state"].value
+        document: dict[str, Any] = {"schema": FRAME_SCHEMA} | plain(self)
+        document["nodes"] = [_encoded_node(part) for part in self.nodes]
+        document["events"] = [plain(event) for event in self.events]
         return document
 
     @classmethod
@@ -217,8 +253,29 @@ _Part = TypeVar("_Part")
 
 
 def _known(kind: type[_Part], document: Mapping[str, Any]) -> dict[str, Any]:
-    names = [spec.name for spec in fields(kind)]  # type: ignore[arg-type]  # all are dataclasses
-    return {name: document[name] for name in names if name in document}
+    return {name: document[name] for name in _NAMES[kind] if name in document}
+
+
+_NAMES: Final[dict[type, tuple[str, ...]]] = {
+    kind: tuple(spec.name for spec in fields(kind))
+    for kind in (ClusterFrame, NodeFrame, NodeRates, ProcessTruth, Event)
+}
+
+
+def _slimmed(part: NodeFrame, kept: frozenset[int]) -> NodeFrame:
+    if part.snapshot is None:
+        return part
+    groups = tuple(group for group in part.snapshot.groups if group.group in kept)
+    return replace(part, snapshot=replace(part.snapshot, groups=groups))
+
+
+def _encoded_node(part: NodeFrame) -> dict[str, Any]:
+    document = plain(part)
+    document["process"] = process = plain(part.process)
+    process["state"] = part.process.state.value
+    document["snapshot"] = None if part.snapshot is None else part.snapshot.encode()
+    document["rates"] = None if part.rates is None else plain(part.rates)
+    return document
 
 
 def _node(document: Mapping[str, Any]) -> NodeFrame:

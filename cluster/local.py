@@ -17,7 +17,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -84,6 +84,7 @@ class LocalCluster:
         self._lifeline = lifeline
         self._control = Control(run_dir)
         self._owned = lifeline >= 0
+        self._step = ""
         hello = self._control.request("hello")
         self.supervisor_pid: int = hello["pid"]
         document = self._control.request("spec")
@@ -235,8 +236,19 @@ class LocalCluster:
         """SIGCONT."""
         return self._act("resume", selector, seed)
 
+    @contextlib.contextmanager
+    def as_step(self, step: str) -> Iterator[None]:
+        """Name a scenario's step as the cause of the verbs of a `with` block."""
+        before, self._step = self._step, step
+        try:
+            yield
+        finally:
+            self._step = before
+
     def _act(self, action: str, selector: str, seed: int | None) -> ActionResult:
         args: dict[str, Any] = {"action": action, "selector": selector}
+        if self._step:
+            args["step"] = self._step
         if seed is not None:
             args["seed"] = seed
         done = self._control.request("act", args, ACT_TIMEOUT_S)

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Final, NamedTuple
 
 from cluster.events import EventLog
 from cluster.frames import EVENTS_MAX, ClusterFrame, NodeFrame, NodeRates, ProcessState
 from cluster.processes import NodeProcess
 from cluster.spec import ClusterSpec
+from cluster.vacancies import Vacancies
 from node.admin import AdminPool, NodeReply
 from node.metrics import NodeSnapshot, SnapshotError
+from node.status_wire import StatusView
 
 __all__ = ["Observer"]
 
@@ -27,8 +29,6 @@ HISTORY_MAX: Final = 32
 """Snapshots kept per node for rates: 1 s at 10 Hz, with room for forced polls."""
 UNANSWERED_S: Final = 1.0
 """A request unanswered for so long is asked again: the node may have been frozen meanwhile."""
-ELECTION_EVENT_GROUPS: Final = 16
-"""Elections of more groups than these would push everything else out of the event list."""
 
 
 class _Seen(NamedTuple):
@@ -56,9 +56,10 @@ class Observer:
         self._history: dict[int, deque[_Seen]] = {
             node: deque(maxlen=HISTORY_MAX) for node in processes
         }
+        self._views = {node: StatusView() for node in processes}
         self._outstanding: dict[int, tuple[int, float]] = {}
         self._states = {node: process.state for node, process in processes.items()}
-        self._leaders: dict[int, tuple[int, int]] = {}
+        self._vacancies = Vacancies()
         self._sequence = 0
 
     def poll(self) -> None:
@@ -69,7 +70,8 @@ class Observer:
             number, asked_at = self._outstanding.get(node, (0, 0.0))
             if not process.alive or (number and now < asked_at + UNANSWERED_S):
                 continue
-            if (sent := self._pool.request(node, "status")) is not None:
+            args = {"since": self._views[node].token}
+            if (sent := self._pool.request(node, "status", args)) is not None:
                 self._outstanding[node] = (sent, now)
 
     def look(self) -> None:
@@ -78,19 +80,31 @@ class Observer:
             before, after = self._states[node], process.observe()
             self._states[node] = after
             if before is ProcessState.RUNNING and after is ProcessState.FROZEN:
-                self._events.add("frozen", f"n{node} frozen", cause=process.cause, node=node)
+                text, lost = f"n{node} frozen", self.lost(node)
+                self._events.add("frozen", text, cause=process.cause, node=node, effect=lost)
             elif before is ProcessState.FROZEN and after is ProcessState.RUNNING:
                 self._events.add("thawed", f"n{node} runs again", cause=process.cause, node=node)
+
+    def lost(self, node: int) -> str:
+        """Note that a node ended or froze; return what that did to the leads, for a person."""
+        history = self._history[node]
+        self._vacancies.lost(node, time.monotonic())
+        groups = history[-1].snapshot.groups if history else ()
+        leads = sum(group.role == "leader" for group in groups)
+        if self._spec.groups > 1 and leads:
+            return f"{leads} of {self._spec.groups} groups lost their leader"
+        return "leader lost" if leads else ""
 
     def forget(self, node: int) -> None:
         """Drop what a node said: its process ended, or a new life began."""
         self._history[node].clear()
+        self._views[node].forget()
         self._outstanding.pop(node, None)
         self._states[node] = self._processes[node].state
 
-    def receive(self) -> None:
-        """Take the answers that have arrived."""
-        for answer in self._pool.receive():
+    def receive(self, ready: Container[object]) -> None:
+        """Take the answers that have arrived on the sockets that are ready."""
+        for answer in self._pool.receive(ready):
             self._take(answer)
 
     def _take(self, answer: NodeReply) -> None:
@@ -102,32 +116,49 @@ class Observer:
         try:
             if not answer.reply.ok:
                 raise SnapshotError(str(answer.reply.payload))
-            snapshot = NodeSnapshot.decode(answer.reply.payload)
-            if snapshot.node != node:
+            snapshot = self._views[node].take(answer.reply.payload)
+            if snapshot is not None and snapshot.node != node:
                 raise SnapshotError(f"node {snapshot.node} answered for {node}")
         except SnapshotError:
             self.malformed += 1
+            self._views[node].forget()
             return
+        if snapshot is None:
+            return  # it builds on an answer that we do not have; the next one will be whole
         if snapshot.pid != process.pid:
+            self._views[node].forget()
             return  # an answer of an earlier life, read after its end
         history = self._history[node]
         if history and history[-1].snapshot.incarnation != snapshot.incarnation:
             history.clear()
-        history.append(_Seen(time.monotonic(), snapshot))
-        self._note_elections(snapshot)
+        now = time.monotonic()
+        if not history:
+            self._note_recovery(snapshot)
+        history.append(_Seen(now, snapshot))
+        if process.state is ProcessState.RUNNING:
+            self._note_elections(snapshot, now)
 
-    def _note_elections(self, snapshot: NodeSnapshot) -> None:
-        for group in snapshot.groups[:ELECTION_EVENT_GROUPS]:
-            known_term, _ = self._leaders.get(group.group, (0, 0))
-            if group.role == "leader" and group.term > known_term:
-                self._leaders[group.group] = (group.term, snapshot.node)
-                where = f" of group {group.group}" if self._spec.groups > 1 else ""
-                self._events.add(
-                    "leader",
-                    f"n{snapshot.node} elected leader{where} in term {group.term} (observed)",
-                    cause="system",
-                    node=snapshot.node,
-                )
+    def _note_recovery(self, snapshot: NodeSnapshot) -> None:
+        """Tell what the first answer of a life says of its recovery, if there was any."""
+        wal, node = snapshot.wal, snapshot.node
+        if wal.recovered_frames:
+            effect = f"{wal.recovered_frames:,} frames in {wal.recovery_ns / 1e6:.0f} ms"
+            if wal.torn_tail_bytes:
+                effect += f" · torn tail of {wal.torn_tail_bytes:,} bytes cut"
+            text = f"n{node} recovered its log"
+            self._events.add("recovered", text, cause="system", node=node, effect=effect)
+
+    def _note_elections(self, snapshot: NodeSnapshot, now: float) -> None:
+        for taken in self._vacancies.seen(snapshot, now):
+            where = f" of group {taken.group}" if self._spec.groups > 1 else ""
+            self._events.add(
+                "leader",
+                f"n{taken.node} elected leader{where} in term {taken.term} (observed)",
+                cause="system",
+                node=taken.node,
+                effect=taken.effect,
+                group=taken.group,
+            )
 
     def answered_since(self, node: int, moment_s: float) -> bool:
         """Say whether a snapshot of the present life arrived after a moment (monotonic)."""
@@ -175,14 +206,19 @@ def _rates(history: deque[_Seen]) -> NodeRates | None:
     fsyncs = new.wal.fsyncs - old.wal.fsyncs
     entries = new.wal.entries - old.wal.entries
     return NodeRates(
-        fsyncs_per_s=fsyncs / elapsed,
-        entries_per_fsync=entries / fsyncs if fsyncs else None,
-        wal_bytes_per_s=(new.wal.bytes_written - old.wal.bytes_written) / elapsed,
-        applied_per_s=(_applied(new) - _applied(old)) / elapsed,
-        acks_per_s=(new.traffic.acks - old.traffic.acks) / elapsed,
-        received_bytes_per_s=(_received(new) - _received(old)) / elapsed,
-        sent_bytes_per_s=(_sent(new) - _sent(old)) / elapsed,
+        fsyncs_per_s=_eighths(fsyncs / elapsed),
+        entries_per_fsync=_eighths(entries / fsyncs) if fsyncs else None,
+        wal_bytes_per_s=_eighths((new.wal.bytes_written - old.wal.bytes_written) / elapsed),
+        applied_per_s=_eighths((_applied(new) - _applied(old)) / elapsed),
+        acks_per_s=_eighths((new.traffic.acks - old.traffic.acks) / elapsed),
+        received_bytes_per_s=_eighths((_received(new) - _received(old)) / elapsed),
+        sent_bytes_per_s=_eighths((_sent(new) - _sent(old)) / elapsed),
     )
+
+
+def _eighths(value: float) -> float:
+    """Round to 1/8: the digits behind are noise, and take 6 bytes of 8 in every recorded frame."""
+    return round(value * 8) / 8
 
 
 def _received(snapshot: NodeSnapshot) -> int:

@@ -76,8 +76,11 @@ class Operations:
 
     # --- acting on a selection --------------------------------------------------------
 
-    def act(self, action: str, selector: str, seed: int | None) -> Operation:
-        """Resolve a selector and run a verb on every node it stands for, at the same time."""
+    def act(self, action: str, selector: str, seed: int | None, step: str = "") -> Operation:
+        """Resolve a selector and run a verb on every node it stands for, at the same time.
+
+        `step` names the scenario's step that wants it, for the events.
+        """
         verb = NODE_VERBS.get(action)
         if verb is None:
             raise CommandError(
@@ -94,7 +97,8 @@ class Operations:
             raise CommandError(Exit.FAILED, f"{action}: {states}; nothing to do")
         self._busy.update(chosen)
         try:
-            yield from _together([verb.run(self, node) for node in chosen])
+            with self.events.credited(chosen, step):
+                yield from _together([verb.run(self, node) for node in chosen])
         finally:
             self._busy.difference_update(chosen)
         return self._outcome(action, selection, chosen, skipped)

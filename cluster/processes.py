@@ -53,6 +53,11 @@ class Exited:
     code: int | None
     signal: int | None
 
+    @property
+    def number(self) -> int:
+        """Return the exit code, or the signal's number below zero."""
+        return -self.signal if self.signal is not None else self.code or 0
+
     def __str__(self) -> str:
         if self.signal is not None:
             return f"signal {signal.Signals(self.signal).name}"

@@ -3,7 +3,7 @@
     {"format": 1, "cluster_id": "0f…", "name": "deck", "nodes": 5, "groups": 1,
      "heartbeat_ms": 50, "election_ms_min": 150, "election_ms_max": 300,
      "wal": {"segment_bytes": 67108864, "fill_step_bytes": 4194304, "prepare": "recycle", …},
-     "seed": 1, "entry_module": "node", "entry_paths": [], "entry_options": {}}
+     "seed": 1, "recording_bytes": 67108864, "entry_module": "node", "entry_paths": [], "entry_options": {}}
 
 Cluster id, name, nodes and groups are fixed when the data directory is made; the rest may change
 from one `up` to the next.
@@ -31,6 +31,7 @@ SPEC_FILE: Final = "CLUSTER.json"
 SPEC_FORMAT: Final = 1
 SPEC_BYTES_MAX: Final = 64 << 10
 STOP_TIMEOUT_MS_MAX: Final = 60_000
+RECORDING_BYTES_MAX: Final = 16 << 30
 
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _FIXED: Final = ("cluster_id", "name", "nodes", "groups")
@@ -53,6 +54,8 @@ class ClusterSpec:
     seed: int = 1
     stop_timeout_ms: int = 5_000
     """How long a clean stop may take before the node is killed."""
+    recording_bytes: int = 64 << 20
+    """How much of what happened is kept in the data directory (`cluster.recorder`); 0: nothing."""
     entry_module: str = "node"
     """What `python -m` runs as a node; tests start nodes with planted bugs by it."""
     entry_paths: tuple[Path, ...] = ()
@@ -65,6 +68,7 @@ class ClusterSpec:
         _require("nodes", self.nodes, 1, NODES_MAX)
         _require("groups", self.groups, 1, GROUPS_MAX)
         _require("stop_timeout_ms", self.stop_timeout_ms, 1, STOP_TIMEOUT_MS_MAX)
+        _require("recording_bytes", self.recording_bytes, 0, RECORDING_BYTES_MAX)
         if not self.data_dir.is_absolute():
             raise CommandError(Exit.USAGE, f"data directory {self.data_dir}: give an absolute path")
         if not _MODULE.fullmatch(self.entry_module):

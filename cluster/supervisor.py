@@ -14,9 +14,9 @@ whoever started it. Two locks say that it lives: one in the run directory (the n
 one in the data directory (the data is in use).
 
 Control (ROUTER, the layouts of `node/admin`): `hello`, `spec`, `frame {fresh}`, `events {since}`,
-`act {action, selector, seed}`, `down`. A refused request's payload is `{exit, text}`. What arrives
-is counted (`hello` tells): each frame is `malformed`, `refused` or served. Frames (PUB):
-`[b"frame", msgpack]`, 10 a second while somebody subscribes, one a second otherwise.
+`act {action, selector, seed, step}`, `down`. A refused request's payload is `{exit, text}`. What
+arrives is counted (`hello` tells): each frame is `malformed`, `refused` or served. Frames (XPUB,
+`cluster.publisher`): 10 a second while somebody subscribes.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import msgpack
 import zmq
 
+from cluster.chunks import ChunkHeader
 from cluster.events import EventLog
 from cluster.exits import CommandError, Exit
 from cluster.frames import ProcessState
@@ -54,6 +54,9 @@ from cluster.paths import (
     remove_run_files,
 )
 from cluster.processes import NodeProcess
+from cluster.publisher import Publisher
+from cluster.recorder import Recorder
+from cluster.recording import RECORDING_DIRECTORY
 from cluster.spec import SPEC_BYTES_MAX, ClusterSpec, prepare_data_dir
 from node.admin import (
     MESSAGE_BYTES_MAX,
@@ -65,12 +68,14 @@ from node.admin import (
     encode_reply,
 )
 from node.config import lane_endpoint
+from node.metrics import plain
 
 __all__ = ["Supervisor", "main"]
 
-TOPIC: Final = b"frame"
 POLL_S_WATCHED: Final = 0.1
 POLL_S_ALONE: Final = 1.0
+SHARE_MAX: Final = 0.25
+"""Of a core, for looking. 11 nodes with a group each need 0.03."""
 ANSWER_S: Final = 0.025
 """How long a frame waits for answers to its own poll; a node answers in about 1 ms."""
 STEP_MS: Final = 5
@@ -80,6 +85,8 @@ OPERATIONS_MAX: Final = 64
 REQUESTS_PER_TURN: Final = 32
 ARGUMENT_LENGTH_MAX: Final = 1_024
 """Of an action or a selector: four times the longest selector that is looked at."""
+STEP_LENGTH_MAX: Final = 80
+"""Longest name of a scenario's step."""
 LINGER_MS: Final = 500
 """How long the last reply may take to leave after the supervisor is done."""
 
@@ -108,11 +115,13 @@ class Supervisor:
         self._pool = AdminPool(self._context, endpoints)
         self._observer = Observer(spec, self._processes, self._pool, self._events)
         self._operations = Operations(spec, self._processes, self._observer, self._events)
+        recorder = _recorder_of(spec)
+        self._publisher = Publisher(self._frames, self._observer, self._events, recorder)
         self._poller = zmq.Poller()
         self._watched: set[int] = set()
         self._pending: deque[_Pending] = deque()
-        self._topics: set[bytes] = set()
         self._next_poll_s = 0.0
+        self._spent_s = 0.0
         self._polled_s: float | None = None
         self._leaving: Operation | None = None
         self._leaving_clients: list[tuple[bytes, int]] = []
@@ -161,6 +170,7 @@ class Supervisor:
             time.sleep(0.005)
             for process in self._processes.values():
                 process.reap()
+        self._publisher.close()
         self._pool.close()
         self._control.close()
         self._frames.close()
@@ -173,9 +183,11 @@ class Supervisor:
         self._watch_processes()
         ready = dict(self._poller.poll(self._timeout_ms()))
         for process in self._processes.values():
-            self._reap(process)
-        self._observer.receive()
-        self._take_subscriptions()
+            if process.pidfd in ready:
+                self._reap(process)
+        self._observer.receive(ready)
+        if self._publisher.take_subscriptions():
+            self._next_poll_s = 0.0
         self._take_requests()
         if self._watched & ready.keys():
             self._leave("the launcher is gone, or a signal arrived")
@@ -183,6 +195,7 @@ class Supervisor:
             self._ask()
         self._publish_when_answered()
         self._step()
+        self._publisher.publish_events()
         return self._step_leaving()
 
     def _timeout_ms(self) -> int:
@@ -211,6 +224,7 @@ class Supervisor:
             return
         with contextlib.suppress(KeyError):  # it was born and died within one turn
             self._poller.unregister(descriptor)
+        lost = self._observer.lost(process.node)
         self._observer.forget(process.node)
         state, cause = process.state, process.cause
         text = f"n{process.node} {state.value} ({exited})"
@@ -218,12 +232,19 @@ class Supervisor:
             last = process.truth().last_log[-1:]
             text += f": {last[0]}" if last else ""
         process.log.note(f"raftdeck: {text}")
-        self._events.add(state.value, text, cause=cause, node=process.node)
+        effect = f"exit {exited.number}" + (f" · {lost}" if lost else "")
+        self._events.add(state.value, text, cause=cause, node=process.node, effect=effect)
 
     def _ask(self) -> None:
-        """Ask the nodes what they are; the frame is published when they have answered."""
-        now = time.monotonic()
-        self._next_poll_s = now + (POLL_S_WATCHED if self._topics else POLL_S_ALONE)
+        """Ask the nodes what they are; the frame is published when they have answered.
+
+        Not so often that looking takes more than `SHARE_MAX` of a core: very many active groups on
+        many nodes are looked at less often.
+        """
+        now, spent = time.monotonic(), time.thread_time()
+        interval = POLL_S_WATCHED if self._publisher.watched else POLL_S_ALONE
+        self._next_poll_s = now + max(interval, (spent - self._spent_s) / SHARE_MAX)
+        self._spent_s = spent
         self._polled_s = now
         self._observer.poll()
         for process in self._processes.values():
@@ -242,29 +263,7 @@ class Supervisor:
         ):
             return
         self._polled_s = None
-        if self._topics:
-            body = msgpack.packb(self._observer.frame(os.getpid()).encode())
-            with contextlib.suppress(zmq.Again):  # a slow subscriber misses frames
-                self._frames.send_multipart([TOPIC, body], zmq.NOBLOCK)
-
-    def _take_subscriptions(self) -> None:
-        """Note whether anybody listens: XPUB tells of each topic's first and last subscriber.
-
-        A topic is a prefix of what is sent, so six of them matter; the rest is not for us.
-        """
-        while True:
-            try:
-                message = self._frames.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            verb, topic = message[:1], message[1:]
-            if not TOPIC.startswith(topic):
-                continue
-            if verb == b"\x01" and topic not in self._topics:
-                self._topics.add(topic)
-                self._next_poll_s = 0.0
-            elif verb == b"\x00":
-                self._topics.discard(topic)
+        self._publisher.publish()
 
     # --- requests ---------------------------------------------------------------------
 
@@ -301,7 +300,7 @@ class Supervisor:
                 }
             case "events":
                 since = _integer(args, "since", 0)
-                payload = [_event(event) for event in self._events.since(since or 0)]
+                payload = [plain(event) for event in self._events.since(since or 0)]
             case "frame" if not args.get("fresh"):
                 payload = self._observer.frame(os.getpid()).encode()
             case "frame":
@@ -309,7 +308,7 @@ class Supervisor:
             case "act":
                 action, selector = _text(args, "action"), _text(args, "selector")
                 seed = _integer(args, "seed", None)
-                operation = self._operations.act(action, selector, seed)
+                operation = self._operations.act(action, selector, seed, _step(args))
                 return self._begin(client, request.number, operation)
             case "down":
                 self._leaving_clients.append((client, request.number))
@@ -400,6 +399,22 @@ class Supervisor:
         return True
 
 
+def _recorder_of(spec: ClusterSpec) -> Recorder | None:
+    """Return what records this life of the cluster, if the spec wants it."""
+    if not spec.recording_bytes:
+        return None
+    now = time.time_ns() // 1_000_000
+    header = ChunkHeader(
+        run=f"{now}-{os.getpid()}",
+        cluster_id=spec.cluster_id,
+        name=spec.name,
+        groups=spec.groups,
+        supervisor_pid=os.getpid(),
+        started_unix_ms=now,
+    )
+    return Recorder(spec.data_dir / RECORDING_DIRECTORY, header, spec.recording_bytes)
+
+
 def _integer(args: Mapping[str, Any], name: str, default: int | None) -> int | None:
     value = args.get(name, default)
     if value is not None and type(value) is not int:
@@ -417,10 +432,14 @@ def _text(args: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _event(event: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(event)
+def _step(args: Mapping[str, Any]) -> str:
+    """Return the scenario's step that a request names as its cause; "" for a person's own."""
+    step = args.get("step", "")
+    if not isinstance(step, str) or len(step) > STEP_LENGTH_MAX:
+        raise CommandError(
+            Exit.USAGE, f"step: a text of at most {STEP_LENGTH_MAX} characters is needed"
+        )
+    return step
 
 
 # --- the process ----------------------------------------------------------------------

@@ -11,7 +11,7 @@ its request id. The control socket of the supervisor speaks the same two layouts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -247,10 +247,10 @@ class AdminPool:
             return None
         return self._number
 
-    def receive(self) -> Iterator[NodeReply]:
-        """Yield the replies that have arrived."""
+    def receive(self, ready: Container[object] | None = None) -> Iterator[NodeReply]:
+        """Yield the replies that have arrived; of those sockets only that are ready, if given."""
         for node, socket in self._sockets.items():
-            while True:
+            while ready is None or socket in ready:
                 try:
                     parts = socket.recv_multipart(zmq.NOBLOCK)
                 except zmq.Again:

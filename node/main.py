@@ -88,11 +88,15 @@ def run(config: NodeConfig, parsed: argparse.Namespace, filesystem: Filesystem) 
     claim_directory(config.data_dir, Identity(config.cluster_id, config.node))
     wake = Wake()
     with _starting(config):
+        began_ns = time.monotonic_ns()
         log, recovered = _open_log(config, filesystem)
+        recovery_ns = time.monotonic_ns() - began_ns
     try:
         with _starting(config):
             incarnation = _next_incarnation(config.data_dir)
-        start = Start(incarnation, parsed.lifeline_fd, parsed.parent_pid, filesystem)
+        start = Start(
+            incarnation, parsed.lifeline_fd, parsed.parent_pid, filesystem, recovery_ns=recovery_ns
+        )
         _report_recovery(recovered)
         with _starting(config):
             process = NodeProcess(config, start, (log, recovered), wake)

@@ -123,6 +123,7 @@ class MultiRaft:
         for message in messages:
             if self.pulse.heard(message.sender, now):
                 self._peer_returned(now)
+            self.pulse.answered(message, now)
             if type(message) is NodeBeat:
                 self.pulse.asked(message)
                 continue
@@ -213,6 +214,7 @@ class MultiRaft:
         else:
             leaving += later
         if leaving:
+            self.pulse.asks(leaving, now)
             self._transport.send(self._resolved(leaving))
 
     def _resolved(self, messages: Sequence[Message]) -> list[Message]:

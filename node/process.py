@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +31,8 @@ from node.limits import (
 )
 from node.raft.types import NodeId
 from node.snapshots import OperationThread, SnapshotStore
-from node.status import StatusSource, snapshot
+from node.status import StatusSource, group_row, row_key, snapshot
+from node.status_wire import RowTable, encode_status
 from node.store import WalStore, stored_groups
 from node.transport import PEER_LANES, PeerTransport, bind_router
 from node.waiter import Waiter
@@ -97,6 +99,7 @@ class Start:
     lifeline_fd: int | None
     parent_pid: int | None
     filesystem: Filesystem
+    recovery_ns: int = 0
 
 
 class NodeProcess:
@@ -118,6 +121,7 @@ class NodeProcess:
         self._retry_at = 0
         self._tell_at = 0
         self._stalls_told = 0
+        self._status_rows = RowTable(row_key, group_row)
         self._context: zmq.Context[Any] = zmq.Context()
         self._lanes: dict[Lane, Socket] = {}
         with contextlib.ExitStack() as opening:  # what fails half-way leaves nothing open
@@ -274,15 +278,19 @@ class NodeProcess:
 
     # ---- admin verbs -----------------------------------------------------------------------
 
-    def _status(self, _: object) -> dict[str, Any]:
+    def _status(self, args: Mapping[str, Any]) -> dict[str, Any]:
         source = StatusSource(
             config=self._config,
             incarnation=self._start.incarnation,
             uptime_ns=self._clock.now_ns() - self._started_ns,
             recovered=self._recovered,
+            recovery_ns=self._start.recovery_ns,
         )
         lanes = (self._transport, self._clients, self._admin)
-        return snapshot(source, self._node, self._store, lanes).encode()
+        now = self._clock.now_ns()
+        self._status_rows.look(self._node.groups.values(), now)
+        own = snapshot(source, self._node, self._store, lanes, now=now)
+        return encode_status(own, self._status_rows, args.get("since", 0))
 
     def _stop(self, _: object) -> str:
         self._stopping = True

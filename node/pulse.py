@@ -3,9 +3,14 @@
 Theory of operation
 -------------------
 Groups that rest (`node.raft.rest`) send nothing; in their stead the node sends one beat per peer
-and heartbeat interval, as long as it leads any of them. Any frame is a contact. A beat asks for an
+twice in a shortest election timeout, as long as it leads any of them: there is no entry whose
+commitment a heartbeat would have to tell. Any frame is a contact. A beat asks for an
 answer only if the peer has been silent for a while: two nodes that lead some groups each need no
-answers at all, and a follower answers every second or third beat.
+answers at all, and a follower answers every second beat.
+
+Round trips cost no message of their own: heartbeats and beats that ask are questions, and what is
+heard next of the kind that answers them ends the measurement. One question per peer is timed; a
+peer that was silent for so long that it may not have got it is not blamed for that.
 
 `Pulse` also measures the loop: its lag (a turn that came late, or took long) stretches the election
 timeouts of all groups, and a lag beyond half of a timeout is counted as a stall.
@@ -13,13 +18,13 @@ timeouts of all groups, and a lag beyond half of a timeout is counted as a stall
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from node.metrics import QuantileWindow
 from node.raft.election import Timeouts, timeouts_in_force
-from node.raft.messages import NodeBeat
+from node.raft.messages import Heartbeat, HeartbeatReply, Message, NodeBeat
 from node.raft.state import FOREVER, NEVER
 from node.raft.types import CoreConfig, GroupId, NodeId, Role, Term
 from node.runtime import GroupRuntime
@@ -52,9 +57,13 @@ class Pulse:
         self.timeouts = timeouts_in_force(config, 0)
         self.stalls = Stalls()
         self._config = config
-        self._peers = tuple(node for node in config.voters if node != config.node)
+        self.peers = tuple(node for node in config.voters if node != config.node)
+        self.round_trips: dict[NodeId, int] = {}
+        """The newest round trip to each peer in ns, its turn included."""
+        self._questions: dict[NodeId, int] = {}
         self._asked: list[NodeId] = []
         self._forgiven: set[NodeId] = set()
+        self._beat_ns = max(config.heartbeat_ns, config.election_ns_min // 2)
         self._beat_at = FOREVER
         self._judged_at = NEVER
         self._leads = False
@@ -74,7 +83,26 @@ class Pulse:
         silent = now - self.contacts.get(node, NEVER) > self.timeouts.high
         self.contacts[node] = now
         self._forgiven.discard(node)
+        if silent:
+            self._questions.pop(node, None)
         return silent
+
+    def asks(self, messages: Iterable[Message], now: int) -> None:
+        """Note which of the messages that leave want an answer; an unanswered one is kept."""
+        for message in messages:
+            asked = isinstance(message, Heartbeat) or (
+                isinstance(message, NodeBeat) and message.ack
+            )
+            if asked and now - self._questions.get(message.to, NEVER) > self.timeouts.high:
+                self._questions[message.to] = now
+
+    def answered(self, message: Message, now: int) -> None:
+        """Note an answer, if it is one and a question is open."""
+        beat = isinstance(message, NodeBeat) and not message.ack
+        if beat or isinstance(message, HeartbeatReply):
+            asked_at = self._questions.pop(message.sender, None)
+            if asked_at is not None:
+                self.round_trips[message.sender] = now - asked_at
 
     def asked(self, beat: NodeBeat) -> None:
         """Note a beat that wants an answer."""
@@ -132,15 +160,15 @@ class Pulse:
         self._asked.clear()
         if now >= self._beat_at:
             quiet_since = now - self.timeouts.low * 2 // 3
-            for node in self._peers:
+            for node in self.peers:
                 leaving.append(self._beat(node, ack=self.contacts.get(node, NEVER) < quiet_since))
-            self._beat_at = now + self._config.heartbeat_ns
+            self._beat_at = now + self._beat_ns
         return leaving
 
     def _arm(self, now: int) -> None:
         """Learn from who rests under whom whether to beat, and whose silence matters."""
         leaders = {group.core.leader for group in self.resting.values()}
-        leads = bool(self._peers) and self._config.node in leaders
+        leads = bool(self.peers) and self._config.node in leaders
         if not leads:
             self._beat_at = FOREVER
         elif self._beat_at == FOREVER:

@@ -1,9 +1,10 @@
-"""What a node says of itself: gathers a `NodeSnapshot` from the parts that count."""
+"""What a node says of itself: gathers a `NodeSnapshot` from the parts that count. Main thread."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Final
 
 from node.admin import AdminLane
 from node.clients import ClientLane
@@ -11,18 +12,24 @@ from node.config import NodeConfig
 from node.metrics import (
     GroupSnapshot,
     LaneSnapshot,
+    LinkSnapshot,
     NodeSnapshot,
     PeerSnapshot,
     TrafficSnapshot,
     WalSnapshot,
 )
 from node.multiraft import MultiRaft
+from node.pulse import Pulse
+from node.raft.types import Role
 from node.runtime import GroupRuntime
 from node.store import WalStore
 from node.transport import PeerTransport
 from wal import Recovered
 
-__all__ = ["StatusSource", "snapshot"]
+__all__ = ["RUNS_MAX", "StatusSource", "group_row", "links", "row_key", "snapshot"]
+
+RUNS_MAX: Final = 16
+"""Runs of terms that a snapshot tells: 16 elections back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,7 @@ class StatusSource:
     incarnation: int
     uptime_ns: int
     recovered: Recovered
+    recovery_ns: int = 0
 
 
 def snapshot(
@@ -40,29 +48,51 @@ def snapshot(
     node: MultiRaft,
     store: WalStore,
     lanes: tuple[PeerTransport, ClientLane, AdminLane],
+    *,
+    now: int,
 ) -> NodeSnapshot:
-    """Return the node's state at this moment; main thread."""
+    """Return the node's state at `now`, but for its groups: those are `group_row`'s."""
+    pulse = node.pulse
     return NodeSnapshot(
         node=source.config.node,
         incarnation=source.incarnation,
         pid=os.getpid(),
         uptime_ns=source.uptime_ns,
-        groups=tuple(_group(group) for group in node.groups.values()),
-        wal=_wal(store, source.recovered),
+        wal=_wal(store, source),
         traffic=_traffic(node, *lanes),
-        loop_lag_p99_ns=node.pulse.stalls.lag_p99_ns,
-        election_timeout_ns=node.pulse.timeouts.low,
-        stalls=node.pulse.stalls.count,
-        stall_longest_ns=node.pulse.stalls.longest_ns,
+        loop_lag_p99_ns=pulse.stalls.lag_p99_ns,
+        election_timeout_ns=pulse.timeouts.low,
+        stalls=pulse.stalls.count,
+        stall_longest_ns=pulse.stalls.longest_ns,
+        links=links(pulse, now),
     )
 
 
-def _group(group: GroupRuntime) -> GroupSnapshot:
+def links(pulse: Pulse, now: int) -> tuple[LinkSnapshot, ...]:
+    """Return what is known of the connection to each peer."""
+    return tuple(
+        LinkSnapshot(
+            peer,
+            max(0, now - pulse.contacts[peer]) if peer in pulse.contacts else -1,
+            pulse.round_trips.get(peer, -1),
+        )
+        for peer in pulse.peers
+    )
+
+
+def row_key(group: GroupRuntime) -> tuple[int, ...] | None:
+    """Return what tells that a resting group is as it was; None for one that is awake."""
     core = group.core
-    peers = tuple(
-        PeerSnapshot(peer, progress.match, progress.next, progress.state.value)
-        for peer, progress in core.progress.items()
-    )
+    if not core.resting:
+        return None
+    log = core.log
+    return (core.term, core.leader, log.last_index, core.commit, group.applied, log.start.index)
+
+
+def group_row(group: GroupRuntime, now: int) -> GroupSnapshot:
+    """Return one group's state at `now`."""
+    core = group.core
+    leads = core.role is Role.LEADER
     return GroupSnapshot(
         group=core.config.group,
         role=core.role.value,
@@ -76,12 +106,20 @@ def _group(group: GroupRuntime) -> GroupSnapshot:
         elections=core.elections_started,
         resting=core.resting,
         shared_stalls=core.shared_stalls,
-        peers=peers,
+        start=core.log.start.index,
+        timer_ns=-1 if core.resting else max(0, core.next_deadline - now),
+        votes=core.votes,
+        log=core.log.newest_runs(RUNS_MAX),
+        led_ns=now - core.led_since if leads and not core.resting else -1,
+        peers=tuple(
+            PeerSnapshot(peer, progress.match, progress.next, progress.state.value)
+            for peer, progress in core.progress.items()
+        ),
     )
 
 
-def _wal(store: WalStore, recovered: Recovered) -> WalSnapshot:
-    stats = store.log.stats()
+def _wal(store: WalStore, source: StatusSource) -> WalSnapshot:
+    stats, recovered = store.log.stats(), source.recovered
     return WalSnapshot(
         fsyncs=stats.syncs,
         entries=stats.entries,
@@ -96,6 +134,12 @@ def _wal(store: WalStore, recovered: Recovered) -> WalSnapshot:
         recycled=stats.segments_recycled,
         released=stats.segments_released,
         bytes_copied=stats.bytes_copied,
+        head_position=stats.head,
+        durable_position=stats.durable,
+        sync_entries=stats.sync_entries,
+        sync_latency_us=stats.sync_latency_us,
+        recovered_frames=recovered.frames,
+        recovery_ns=source.recovery_ns,
     )
 
 

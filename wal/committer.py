@@ -181,6 +181,7 @@ class Committer:
         spares_max = policy.spare_segments_max if policy.prepare == "recycle" else 0
         self.pool = SparePool(spares_max, policy.segment_bytes)
         self.queued_bytes = 0
+        """Segments begun in a file that an earlier one had left."""
         self._identity = identity
         self.segment_sizes: dict[int, int] = {}
         """Bytes of each older segment that can be overwritten in place once it is a spare."""

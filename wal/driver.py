@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from wal.committer import AppendHandle, Committer, Job
 from wal.filesystem import File, Filesystem
@@ -29,6 +29,9 @@ from wal.operations import (
 )
 
 __all__ = ["Driver", "InlineDriver", "JobRunner", "SegmentIO", "SyncTimes", "ThreadDriver"]
+
+BUCKETS: Final = 40
+"""Of the histograms: the last one begins at 2^38 µs, three days."""
 
 OnComplete = Callable[[Sequence[AppendHandle]], None]
 
@@ -118,6 +121,11 @@ class SyncTimes:
         return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
 
 
+def bucket_of(value: int) -> int:
+    """Return the histogram bucket of a count or time: n if 2^(n-1) <= value < 2^n, 0 for 0."""
+    return min(value.bit_length(), BUCKETS - 1)
+
+
 class Driver(Protocol):
     """Moves a committer along."""
 
@@ -145,6 +153,11 @@ class JobRunner:
         self.entries = 0
         self.frames = 0
         self.jobs = 0
+        self.sync_entries = [0] * BUCKETS
+        """Syncs by entries made durable: bucket n counts those below 2^n, from 0."""
+        self.sync_latency_us = [0] * BUCKETS
+        """Syncs by time (µs), in the same buckets. Only the thread that performs jobs writes these;
+        who reads them may be one sync behind."""
 
     def perform(self, job: Job) -> tuple[OSError, bool] | None:
         """Perform a job's operations; return (error, whether a sync failed) if one did."""
@@ -155,8 +168,11 @@ class JobRunner:
             except OSError as error:
                 return error, isinstance(operation, BARRIERS)
         if job.handles:
+            elapsed_ns = self.clock() - started
             self.syncs += 1
-            self.times.add(self.clock() - started)
+            self.times.add(elapsed_ns)
+            self.sync_entries[bucket_of(job.entries)] += 1
+            self.sync_latency_us[bucket_of(elapsed_ns // 1_000)] += 1
         self.jobs += 1
         self.bytes_written += job.bytes_written
         self.entries += job.entries

@@ -113,6 +113,10 @@ class LogStats:
     segments_released: int
     segments_recycled: int
     bytes_copied: int
+    sync_entries: tuple[int, ...]
+    """Syncs by entries: bucket n counts those below 2^n, from 0; empty buckets at the end are cut."""
+    sync_latency_us: tuple[int, ...]
+    """Syncs by time in µs, likewise."""
 
 
 class Log:
@@ -277,6 +281,8 @@ class Log:
             segments_released=committer.segments_released,
             segments_recycled=committer.segments_recycled,
             bytes_copied=committer.bytes_copied,
+            sync_entries=_trimmed(runner.sync_entries),
+            sync_latency_us=_trimmed(runner.sync_latency_us),
         )
 
     def seal_and_close(self) -> bool:
@@ -361,6 +367,14 @@ class Log:
         else:
             self._readers.move_to_end(number)
         return file
+
+
+def _trimmed(buckets: Sequence[int]) -> tuple[int, ...]:
+    """Return the buckets up to the last one that counted."""
+    used = len(buckets)
+    while used and not buckets[used - 1]:
+        used -= 1
+    return tuple(buckets[:used])
 
 
 _INTERNAL: Final = object()

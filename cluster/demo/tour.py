@@ -115,7 +115,8 @@ class Tour:
         self._say(step.caption)
         selector = self._resolved(step)
         moment = time.monotonic()
-        result = self._handlers[step.action](selector)
+        with self._cluster.as_step(f"{step.action} {step.selector}"):
+            result = self._handlers[step.action](selector)
         if step.action == "pause":
             self._frozen = result.nodes
         names = ",".join(f"n{node}" for node in result.nodes)

@@ -43,6 +43,7 @@ from node.raft.types import (
     NO_NODE,
     HardState,
     Index,
+    NodeId,
     PersistToken,
     ReadContext,
     ReadGrant,
@@ -66,6 +67,12 @@ class Core(Electing, Following, Leading):
         if self.role is Role.LEADER:
             return min(self._heartbeat_at, self._quorum_check_at)
         return self._election_at
+
+    @property
+    def votes(self) -> tuple[NodeId, ...]:
+        """Who has granted the present campaign so far; nobody if there is none."""
+        campaigns = self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE)
+        return self._tally.granted if campaigns else ()
 
     def accepts(self, size: int) -> bool:
         """Tell whether `size` more bytes fit the uncommitted budget of a leader."""

@@ -43,6 +43,7 @@ class Leading(Resting):
         assert self._hard_state_is_durable(), "the own vote is durable first"
         self.role = Role.LEADER
         self.leader = self.config.node
+        self.led_since = now
         self._reads = PendingReads()
         next_index = Index(self.log.last_index + 1)
         self.progress = {peer: Progress(next_index) for peer in self._peers}

@@ -17,13 +17,15 @@ __all__ = ["LogView"]
 class LogView:
     """Batch metadata of one group's log, from the compaction point to the last batch."""
 
-    __slots__ = ("_bases", "_metas", "_start", "bytes")
+    __slots__ = ("_bases", "_metas", "_runs", "_start", "bytes")
 
     def __init__(self, start: LogStart, batches: Iterable[BatchMeta] = ()) -> None:
         """Build the view of a recovered log; `batches` are contiguous from `start.index` + 1."""
         self._start = start
         self._metas: list[BatchMeta] = []
         self._bases: list[int] = []
+        self._runs: list[tuple[int, int]] = []
+        """(first index, term) of each run of equal terms, oldest first."""
         self.bytes = 0
         """Bytes of all batches behind the compaction point."""
         for meta in batches:
@@ -62,6 +64,8 @@ class LogView:
         assert meta.base_index == self.last_index + 1, "a log has no gap"
         assert meta.count > 0, "a batch holds at least one entry"
         assert meta.term >= self.last_term, "terms never fall along a log"
+        if not self._runs or self._runs[-1][1] != meta.term:
+            self._runs.append((meta.base_index, meta.term))
         self._metas.append(meta)
         self._bases.append(meta.base_index)
         self.bytes += meta.size
@@ -74,6 +78,8 @@ class LogView:
         self.bytes -= sum(meta.size for meta in self._metas[position:])
         del self._metas[position:]
         del self._bases[position:]
+        while self._runs and self._runs[-1][0] >= index:
+            self._runs.pop()
 
     def compact(self, index: Index) -> None:
         """Drop everything up to the batch end `index`, which becomes the compaction point."""
@@ -85,6 +91,8 @@ class LogView:
         self.bytes -= sum(meta.size for meta in self._metas[: position + 1])
         del self._metas[: position + 1]
         del self._bases[: position + 1]
+        ended = sum(first <= index + 1 for first, _ in self._runs[1:])
+        del self._runs[: ended if self._metas else None]
 
     def term_at(self, index: int) -> Term | None:
         """Return the term of the entry at `index`; None if compacted away or beyond the end."""
@@ -155,6 +163,13 @@ class LogView:
         """Return the bytes of the batches behind the batch end `low`, up to the batch end `high`."""
         first, last = self._position(low) + 1, self._position(high)
         return sum(meta.size for meta in self._metas[first : last + 1])
+
+    def newest_runs(self, runs_max: int) -> tuple[int, ...]:
+        """Return the newest runs of equal terms, oldest first: first index and term by turns."""
+        flat: list[int] = []
+        for first, term in self._runs[-runs_max:]:
+            flat += (max(first, self._start.index + 1), term)
+        return tuple(flat)
 
     def _position(self, index: int) -> int:
         """List position of the last batch that starts at or before `index`; -1 if none."""

@@ -70,6 +70,8 @@ class CoreState:
         self.durable_hard_state = hard_state
         self.progress: dict[NodeId, Progress] = {}
         self.elections_started = 0
+        self.led_since = NEVER
+        """When this node took the lead that it holds, or held last."""
         self.uncommitted_bytes = 0
         self.resting = False
         """Nothing is due and nothing is sent until something wakes us: see `rest`."""

@@ -129,3 +129,32 @@ def test_the_table_shows_what_is_known_and_a_dash_for_the_rest(make_frame, make_
 def test_columns_stay_under_their_headers(healthy_frame):
     lines = status_table(healthy_frame).splitlines()
     assert {line.index("running") for line in lines[1:]} == {lines[0].index("PROCESS")}
+
+
+def test_a_slimmed_frame_keeps_the_first_group_and_those_that_are_active(make_frame, make_node):
+    def many(node, active):
+        part = make_node(node)
+        groups = tuple(
+            replace(part.snapshot.groups[0], group=number, resting=number not in active)
+            for number in range(20)
+        )
+        return replace(part, snapshot=replace(part.snapshot, groups=groups))
+
+    dead = make_node(3, "killed")
+    frame = make_frame(many(1, {7}), many(2, {9, 7}), dead, groups=20)
+    slim = frame.slimmed(5)
+    for node in (1, 2):
+        assert [group.group for group in slim.node(node).snapshot.groups] == [0, 1, 2, 7, 9]
+    assert slim.node(3) == dead
+    assert slim.groups == 20
+    assert frame.slimmed(20) is frame
+
+
+def test_a_frame_is_encoded_as_its_dataclasses_are(healthy_frame):
+    from dataclasses import asdict
+
+    document = json.loads(json.dumps(healthy_frame.encode()))
+    wanted = asdict(healthy_frame)
+    for part in wanted["nodes"]:
+        part["process"]["state"] = part["process"]["state"].value
+    assert document == {"schema": "raftdeck.frame/1"} | json.loads(json.dumps(wanted))

@@ -142,3 +142,27 @@ def test_what_is_no_document_is_a_usage_error(tmp_path, text):
     with pytest.raises(CommandError) as caught:
         load_spec(tmp_path)
     assert caught.value.exit_code is Exit.USAGE
+
+
+def test_recording_can_be_turned_off_and_on_and_stays_so(tmp_path, desk, monkeypatch):
+    from click.testing import CliRunner
+
+    from cluster.cli import raftdeck
+    from cluster.cli_support import State
+    from cluster.local import LocalCluster
+
+    seen = []
+
+    def launch(spec):
+        seen.append(spec.recording_bytes)
+        spec.data_dir.mkdir(exist_ok=True)
+        prepare_data_dir(spec)
+        raise CommandError(Exit.FAILED, "far enough")
+
+    monkeypatch.setattr(LocalCluster, "launch_detached", launch)
+    for flags in ([], ["--no-record"], [], ["--record"], []):
+        arguments = ["up", "-d", "--data", str(tmp_path / "data"), *flags]
+        CliRunner().invoke(raftdeck, arguments, obj=State())
+    assert seen == [64 << 20, 0, 0, 64 << 20, 64 << 20]
+    with pytest.raises(CommandError, match="recording_bytes"):
+        ClusterSpec(name="a", data_dir=tmp_path, recording_bytes=-1)

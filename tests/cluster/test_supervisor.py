@@ -119,6 +119,21 @@ def test_events_are_numbered_and_say_who_did_it(cluster):
     assert cluster.events(since=events[-2].sequence) == events[-1:]
 
 
+def test_events_tell_what_they_did_and_which_step_of_a_scenario_wanted_it(cluster):
+    with cluster.as_step("2: kill the leader"):
+        cluster.kill("leader")
+    cluster.start("n1")
+    killed, started = cluster.events()[-2:]
+    assert (killed.step, killed.effect) == ("2: kill the leader", "exit -9 · leader lost")
+    assert (started.step, started.effect) == ("", "")
+    with (
+        pytest.raises(CommandError, match="at most 80 characters") as caught,
+        cluster.as_step("x" * 81),
+    ):
+        cluster.kill("n2")
+    assert caught.value.exit_code is Exit.USAGE
+
+
 def test_the_end_of_one_subscription_does_not_silence_another(cluster):
     """XPUB tells of each topic's last subscriber; there may be others, of other topics."""
     with zmq.Context() as context, context.socket(zmq.SUB) as stranger:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
 from node.assembly import Member, Ports, assemble
 from node.compaction import CompactionPolicy, Compactor
+from node.config import NodeConfig
 from node.raft.messages import Append, AppendReply, Heartbeat, Vote, VoteReply
 from node.raft.types import Batch, GroupId, HardState, Index, NodeId, Role, Term
 from node.snapshots import SnapshotStore
+from node.status import StatusSource
 from node.status import _wal as wal_snapshot
 from tests.node.rig import CLUSTER, MS, SESSION, Node, batch_of, open_store, put_entry
 from tests.wal.support import SMALL
@@ -23,6 +26,8 @@ SEGMENT = SMALL.segment_bytes
 SNAPSHOTS = "/snap"
 NEVER = 1 << 40
 EAGER = CompactionPolicy(log_bytes_min=SEGMENT, trailing_bytes=SEGMENT, look_ns=0)
+
+ANY_CONFIG = cast(NodeConfig, None)  # the log's part of a status does not look at it
 
 
 class Inline:
@@ -138,7 +143,7 @@ def test_the_metrics_tell_what_was_released_recycled_and_copied(follower: Follow
     follower.append(QUIET, 1, SESSION)
     follower.keep_busy(8)
     stats = follower.store.log.stats()
-    told = wal_snapshot(follower.store, Recovered("", {}))
+    told = wal_snapshot(follower.store, StatusSource(ANY_CONFIG, 1, 0, Recovered("", {})))
     assert (told.released, told.recycled, told.bytes_copied) == (
         stats.segments_released,
         stats.segments_recycled,

@@ -16,7 +16,7 @@ from node.raft.types import GroupId, NodeId, Role, Term
 from tests.node.rig import MS, SESSION, Cluster, Node, read_of, write_of
 
 GROUPS = 64
-BEAT = 50 * MS
+BEAT = 75 * MS
 NODES = (1, 2, 3)
 
 

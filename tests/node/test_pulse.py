@@ -12,7 +12,7 @@ from node.raft.state import FOREVER
 from node.raft.types import GroupId, NodeId, Role, Term
 from tests.node.rig import MS, Node
 
-LOW, HIGH, INTERVAL = 150 * MS, 300 * MS, 50 * MS
+LOW, HIGH, INTERVAL = 150 * MS, 300 * MS, 75 * MS
 LOOK = 250 * MS
 
 

@@ -151,3 +151,31 @@ def test_a_hint_never_passes_a_place_where_two_logs_agree(mine, theirs, data):
     hint = mine.hint_for(min(refused, mine.last_index), term)
     resume, _ = theirs.hint_for(*hint)
     assert resume >= min(common, hint[0])
+
+
+def runs_of(view: LogView) -> tuple[int, ...]:
+    """The runs as a fool would find them: look at every entry."""
+    flat: list[int] = []
+    for index in range(view.start.index + 1, view.last_index + 1):
+        term = view.term_at(index)
+        assert term is not None
+        if not flat or flat[-1] != term:
+            flat += [index, term]
+    return tuple(flat)
+
+
+@given(logs(), st.data())
+def test_runs_of_terms_follow_appends_cuts_and_compaction(view: LogView, data: st.DataObject):
+    assert view.newest_runs(99) == runs_of(view)
+    if len(view):
+        batch = data.draw(st.sampled_from(view.batches))
+        view.truncate_from(batch.base_index)
+        assert view.newest_runs(99) == runs_of(view)
+    if len(view):
+        batch = data.draw(st.sampled_from(view.batches))
+        view.compact(batch.last_index)
+        assert view.newest_runs(99) == runs_of(view)
+    last = max(1, view.last_term)
+    view.append(BatchMeta(Term(last + 1), Index(view.last_index + 1), 2, 20))
+    assert view.newest_runs(99) == runs_of(view)
+    assert view.newest_runs(1) == runs_of(view)[-2:]

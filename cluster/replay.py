@@ -1,0 +1,157 @@
+"""A recording as text: a line per event or change, and the same as a film for a terminal.
+
+The columns of a line are those of TigerBeetle's simulator: what moved is read from where the mark
+stands. The column of a mark is its node:
+
+        +12.104  killed    x o ^ o o  t7  c184,221  n1 killed (signal SIGKILL) · by you → exit -9
+        time     what      nodes      term commit   words · cause → effect
+
+Marks: `^` leads, `o` follows, `v` candidate, `,` asks for pre-votes, `=` frozen, `x` down, `r` runs
+and has not answered, `?` silent. Time is counted from the first frame. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from cluster.frames import ClusterFrame, Event, NodeFrame, ProcessState
+from cluster.tables import UNKNOWN, headline, status_table
+from node.metrics import plain
+
+__all__ = [
+    "CAST_ROWS_MAX",
+    "Draw",
+    "cast",
+    "documents",
+    "event_line",
+    "marks",
+    "narrate",
+    "plain_picture",
+]
+
+Draw = Callable[[ClusterFrame], str]
+"""Makes the picture of a frame: lines of plain text, or of text with terminal colours."""
+
+CAST_ROWS_MAX: Final = 200
+EVENTS_SHOWN: Final = 8
+EXPORT_SCHEMA: Final = "raftdeck.export/1"
+
+_ROLES: Final = {"leader": "^", "follower": "o", "candidate": "v", "pre_candidate": ","}
+
+
+def marks(frame: ClusterFrame, group: int = 0) -> str:
+    """Return one mark per node, in the order of the nodes."""
+    return " ".join(_mark(part, group) for part in frame.nodes)
+
+
+def _mark(part: NodeFrame, group: int) -> str:
+    if part.process.state is ProcessState.FROZEN:
+        return "="
+    if not part.process.state.alive:
+        return "x"
+    state = part.group(group)
+    if state is None:
+        return "r"
+    return _ROLES.get(state.role, "?") if part.fresh else "?"
+
+
+def narrate(
+    frames: Iterable[ClusterFrame], events: Iterable[Event], group: int = 0
+) -> Iterator[tuple[int, str]]:
+    """Yield (unix ms, line): each event, and each frame whose marks or term changed without one."""
+    begin, before = 0, ""
+    waiting = iter(events)
+    event = next(waiting, None)
+    shown: ClusterFrame | None = None
+    for frame in frames:
+        begin = begin or frame.unix_ms
+        told = False
+        while event is not None and event.unix_ms <= frame.unix_ms:
+            told = True
+            yield event.unix_ms, event_line(event, frame, begin, group)
+            event = next(waiting, None)
+        now = f"{marks(frame, group)} {_term(frame, group)}"
+        if now != before and not told:
+            yield frame.unix_ms, _line(frame.unix_ms - begin, "change", frame, group)
+        before, shown = now, frame
+    while event is not None and shown is not None:
+        yield event.unix_ms, event_line(event, shown, begin, group)
+        event = next(waiting, None)
+
+
+def event_line(event: Event, frame: ClusterFrame, begin_ms: int, group: int = 0) -> str:
+    """Return one event as a line, beside the marks of a frame."""
+    effect = f" → {event.effect}" if event.effect else ""
+    by = "" if event.cause == "system" and not event.step else f" · by {event.by}"
+    line = _line(event.unix_ms - begin_ms, event.kind, frame, group)
+    return f"{line}  {event.text}{by}{effect}"
+
+
+def _line(elapsed_ms: int, kind: str, frame: ClusterFrame, group: int) -> str:
+    commits = [state.commit for part in frame.nodes if (state := part.group(group)) is not None]
+    commit = f"{max(commits):,}" if commits else UNKNOWN
+    term = f"t{_term(frame, group)}"
+    return f"{elapsed_ms / 1000:+9.3f}  {kind:<9} {marks(frame, group)}  {term:<4} c{commit}"
+
+
+def _term(frame: ClusterFrame, group: int) -> str:
+    terms = [state.term for part in frame.nodes if (state := part.group(group)) is not None]
+    return str(max(terms)) if terms else UNKNOWN
+
+
+def documents(frames: Iterable[ClusterFrame], events: Iterable[Event]) -> Iterator[dict[str, Any]]:
+    """Yield what `export --jsonl` writes: frames and events by time, each with its `type`."""
+    waiting = iter(events)
+    event = next(waiting, None)
+    for frame in frames:
+        while event is not None and event.unix_ms <= frame.unix_ms:
+            yield {"schema": EXPORT_SCHEMA, "type": "event"} | plain(event)
+            event = next(waiting, None)
+        bare = frame.with_events(()).encode()
+        yield {"schema": EXPORT_SCHEMA, "type": "frame", "frame": bare}
+    for late in [] if event is None else [event, *waiting]:
+        yield {"schema": EXPORT_SCHEMA, "type": "event"} | plain(late)
+
+
+def plain_picture(frame: ClusterFrame) -> str:
+    """Return the picture that is drawn unless another function is given."""
+    begin = frame.events[0].unix_ms if frame.events else frame.unix_ms
+    lines = [event_line(event, frame, begin) for event in frame.events[-EVENTS_SHOWN:]]
+    return "\n".join([headline(frame), "", status_table(frame), "", *lines])
+
+
+def cast(
+    frames: Iterable[ClusterFrame],
+    events: Iterable[Event],
+    size: tuple[int, int],
+    *,
+    draw: Draw = plain_picture,
+    title: str = "",
+) -> Iterator[str]:
+    """Yield the lines of an asciicast (version 2) of `size` columns and rows, a marker per event."""
+    width, height = size
+    waiting = iter(events)
+    event = next(waiting, None)
+    begin, before = -1, ""
+    for frame in frames:
+        if begin < 0:
+            begin = frame.unix_ms
+            head = {"version": 2, "width": width, "height": height, "timestamp": begin // 1000}
+            yield json.dumps(head | ({"title": title} if title else {}), ensure_ascii=False)
+        at = (frame.unix_ms - begin) / 1000
+        while event is not None and event.unix_ms <= frame.unix_ms:
+            moment = min(at, max(0.0, (event.unix_ms - begin) / 1000))
+            yield json.dumps([round(moment, 3), "m", event.text], ensure_ascii=False)
+            event = next(waiting, None)
+        picture = _cut(draw(frame), width, height)
+        if picture != before:
+            yield json.dumps([round(at, 3), "o", "\x1b[H\x1b[2J" + picture], ensure_ascii=False)
+            before = picture
+
+
+def _cut(picture: str, width: int, height: int) -> str:
+    """Return what fits; a line with escape sequences is left as it is."""
+    lines = picture.splitlines()[:height]
+    return "\r\n".join(line if "\x1b" in line else line[:width] for line in lines)
