@@ -9,6 +9,7 @@ import msgpack
 import pytest
 
 import cluster.recorder
+import cluster.recording
 from cluster.chunks import (
     EVENTS,
     FULL,
@@ -153,6 +154,29 @@ def test_a_recording_is_read_while_it_is_written(begin, tmp_path, eventually):
             assert eventually(caught_up)
         assert list(recording.frames_since(0)) == story.frames
         assert recording.events() == tuple(story.events)
+
+
+def test_what_is_written_while_a_new_file_begins_is_not_missed(
+    begin, tmp_path, monkeypatch, eventually
+):
+    """Between looking through the newest file and listing the directory."""
+    story = begin(bytes_max=16 << 20)
+    story.recorder._writer._chunk_bytes = 16 << 10
+    story.tell(3)
+    assert eventually(lambda: list_recordings(tmp_path))
+    with Recording.open(tmp_path) as recording:
+        real = cluster.recording._paths_at
+
+        def while_listing(place):
+            monkeypatch.setattr(cluster.recording, "_paths_at", real)
+            while len(real(place)) < 2:
+                story.tell(5)
+            story.recorder.close()
+            return real(place)
+
+        monkeypatch.setattr(cluster.recording, "_paths_at", while_listing)
+        recording.refresh()
+        assert list(recording.frames_since(0)) == story.frames
 
 
 # --- bounds ---------------------------------------------------------------------------
