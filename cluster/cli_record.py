@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from inspect import cleandoc
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -300,7 +301,7 @@ def prune(cluster: str, keep: int, as_json: bool) -> None:
 
 
 for _verb in (replay, export):
-    _verb.help = (_verb.help or "").replace("{run_help}", " ".join(_RUN_HELP.split()))
+    _verb.help = cleandoc(_verb.help or "").replace("{run_help}", " ".join(_RUN_HELP.split()))
 replay.help = f"{replay.help}\n\n\b\n{_LINE_HELP}"
 for _verb in (ls, show, prune):
     runs.add_command(_verb)

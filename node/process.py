@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -118,7 +119,7 @@ class NodeProcess:
         self._retry_at = 0
         self._tell_at = 0
         self._stalls_told = 0
-        self._status_rows = RowTable(row_key, group_row)
+        self._status_rows = RowTable(row_key, partial(group_row, started_ns=self._started_ns))
         self._context: zmq.Context[Any] = zmq.Context()
         self._lanes: dict[Lane, Socket] = {}
         with contextlib.ExitStack() as opening:  # what fails half-way leaves nothing open

@@ -51,8 +51,8 @@ def three():
 def test_a_leader_and_its_followers_tell_timer_lead_and_runs_of_the_log(three):
     [leader], [follower] = rows_of(three.nodes[1]), rows_of(three.nodes[2])
     assert (leader.role, follower.role) == ("leader", "follower")
-    assert leader.led_ns >= 0
-    assert follower.led_ns == -1
+    assert leader.led_at_ns == three.nodes[1].multi.groups[GROUP].core.led_since > 0
+    assert follower.led_at_ns == -1
     assert 0 <= leader.timer_ns <= 100 * MS
     assert 0 < follower.timer_ns <= 400 * MS
     assert leader.log == (1, leader.term)
