@@ -43,7 +43,7 @@ def find_place(run: str) -> tuple[Path, int | None]:
         name, number = run, ""
     chosen = int(number) if number else None
     path = Path(name).expanduser()
-    if os.sep in name or path.is_file() or (path / SPEC_FILE).is_file():
+    if os.sep in name or name.endswith(".rec") or (path / SPEC_FILE).is_file():
         if not path.exists():
             raise CommandError(Exit.UNKNOWN, f"{path}: no such file or directory")
         return path.absolute(), chosen
@@ -281,9 +281,13 @@ def show(run: str, as_json: bool) -> None:
 def prune(cluster: str, keep: int, as_json: bool) -> None:
     """Remove the older recordings of a cluster; never the one that is being written."""
     from cluster.paths import DATA_LOCK_FILE, FileLock
-    from cluster.recording import list_recordings
+    from cluster.recording import RECORDING_DIRECTORY, list_recordings
 
     place, _ = find_place(cluster)
+    if place.name == RECORDING_DIRECTORY:
+        place = place.parent
+    if not place.is_dir():
+        raise CommandError(Exit.USAGE, f"{place}: give a cluster or its data directory")
     found = list_recordings(place)
     if FileLock.is_held(place / DATA_LOCK_FILE):
         keep = max(1, keep)

@@ -21,6 +21,7 @@ from cluster.chunks import (
     patched,
 )
 from cluster.exits import CommandError, Exit
+from cluster.feed import FrameSource
 from cluster.frames import EVENTS_MAX, Event
 from cluster.recorder import FULL_EVERY, Recorder, Recording
 from cluster.recording import chunk_paths, list_recordings
@@ -96,7 +97,8 @@ def test_frames_and_events_come_back_as_they_were(begin, tmp_path, place):
     story.tell(2 * FULL_EVERY + 7, happens={0, 3, 60})
     story.recorder.close()
     with Recording.open(tmp_path) as recording:
-        assert list(recording.frames_since(0)) == story.frames
+        source: FrameSource = recording
+        assert list(source.frames_since(0)) == story.frames
         assert recording.events() == tuple(story.events)
         assert recording.latest() == story.frames[-1]
         assert recording.span() == (story.frames[0].unix_ms, story.frames[-1].unix_ms)

@@ -10,8 +10,9 @@ from cluster.chunks import ChunkHeader
 from cluster.cli import raftdeck
 from cluster.cli_support import State
 from cluster.frames import Event
-from cluster.paths import default_data_dir
+from cluster.paths import FileLock, Holder, default_data_dir
 from cluster.recorder import Recorder
+from cluster.recording import chunk_paths
 from cluster.replay import cast, documents, marks, narrate, plain_picture
 from cluster.spec import SPEC_FILE, ClusterSpec
 
@@ -152,6 +153,17 @@ def test_export_writes_lines_for_programs_and_a_film(recorded, tmp_path, story):
     assert json.loads((tmp_path / "b").read_text().splitlines()[0])["width"] == 80
 
 
+def test_the_run_that_is_being_written_is_not_pruned(recorded):
+    lock = FileLock(recorded / "LOCK")
+    assert lock.acquire(Holder(1, "deck", "0" * 32, "", str(recorded)))
+    for place in ("deck", recorded, recorded / "recording"):
+        run("runs", "prune", place, "--keep", 0)
+        assert [path.name for path in chunk_paths(recorded / "recording")] == ["00000002.rec"]
+    file = recorded / "recording" / "00000002.rec"
+    assert "give a cluster" in str(run("runs", "prune", file, "--keep", 0).exception)
+    lock.release()
+
+
 def test_runs_are_listed_shown_and_pruned(recorded):
     listed = json.loads(run("runs", "ls", "--json").stdout)["runs"]
     assert [each["run"] for each in listed] == ["deck@1", "deck@2"]
@@ -170,6 +182,7 @@ def test_runs_are_listed_shown_and_pruned(recorded):
         (("replay", "nothing"), "no recording of 'nothing'"),
         (("replay", "deck@7"), "no run 7; there are 2"),
         (("replay", "./nowhere"), "no such file"),
+        (("runs", "prune", "nothing.rec"), "no such file"),
         (("export", "deck"), "give one of --jsonl FILE and --cast FILE"),
         (("export", "deck", "--cast", "-", "--size", "big"), "write it as 120x32"),
     ],
