@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -284,9 +284,13 @@ class NodeProcess:
         )
         lanes = (self._transport, self._clients, self._admin)
         now = self._clock.now_ns()
-        self._status_rows.look(self._node.groups.values(), now)
         own = snapshot(source, self._node, self._store, lanes, now=now)
-        return encode_status(own, self._status_rows, args.get("since", 0))
+        groups = self._node.groups.values()
+        if "since" not in args:
+            rows = tuple(group_row(group, now, self._started_ns) for group in groups)
+            return replace(own, groups=rows).encode()
+        self._status_rows.look(groups, now)
+        return encode_status(own, self._status_rows, args["since"])
 
     def _stop(self, _: object) -> str:
         self._stopping = True
