@@ -41,6 +41,7 @@ __all__ = [
     "DELTA",
     "EVENTS",
     "FULL",
+    "HEADER_BYTES_MAX",
     "RECORDING_SCHEMA",
     "ChunkHeader",
     "Entry",
@@ -63,7 +64,8 @@ _FAMILY: Final = RECORDING_SCHEMA.rpartition("/")[0]
 _HEAD: Final = struct.Struct("<8sII")
 _RECORD: Final = struct.Struct("<IIBQQ")
 _CHECKED_FROM: Final = 8
-HEADER_BYTES_MAX: Final = 64 << 10
+HEADER_BYTES_MAX: Final = 4 << 10
+"""Magic, lengths and header together: names and ids of at most 200 bytes."""
 BODY_BYTES_MAX: Final = 16 << 20
 """An unpacked body: 15 nodes × 64 groups × 18 fields of about 20 bytes, forty times over."""
 _LEVEL: Final = 1
@@ -108,7 +110,7 @@ def decode_header(data: bytes, where: str) -> tuple[ChunkHeader, int] | None:
             raise CommandError(Exit.USAGE, f"{where}: not a recording of raftdeck")
         return None
     magic, length, crc = _HEAD.unpack_from(data)
-    if magic != MAGIC or length > HEADER_BYTES_MAX:
+    if magic != MAGIC or _HEAD.size + length > HEADER_BYTES_MAX:
         raise CommandError(Exit.USAGE, f"{where}: not a recording of raftdeck")
     body = data[_HEAD.size : _HEAD.size + length]
     if len(body) < length or zlib.crc32(body) != crc:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from inspect import cleandoc
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -42,7 +43,7 @@ def find_place(run: str) -> tuple[Path, int | None]:
         name, number = run, ""
     chosen = int(number) if number else None
     path = Path(name).expanduser()
-    if os.sep in name or path.is_file() or (path / SPEC_FILE).is_file():
+    if os.sep in name or name.endswith(".rec") or (path / SPEC_FILE).is_file():
         if not path.exists():
             raise CommandError(Exit.UNKNOWN, f"{path}: no such file or directory")
         return path.absolute(), chosen
@@ -280,9 +281,13 @@ def show(run: str, as_json: bool) -> None:
 def prune(cluster: str, keep: int, as_json: bool) -> None:
     """Remove the older recordings of a cluster; never the one that is being written."""
     from cluster.paths import DATA_LOCK_FILE, FileLock
-    from cluster.recording import list_recordings
+    from cluster.recording import RECORDING_DIRECTORY, list_recordings
 
     place, _ = find_place(cluster)
+    if place.name == RECORDING_DIRECTORY:
+        place = place.parent
+    if not place.is_dir():
+        raise CommandError(Exit.USAGE, f"{place}: give a cluster or its data directory")
     found = list_recordings(place)
     if FileLock.is_held(place / DATA_LOCK_FILE):
         keep = max(1, keep)
@@ -300,7 +305,7 @@ def prune(cluster: str, keep: int, as_json: bool) -> None:
 
 
 for _verb in (replay, export):
-    _verb.help = (_verb.help or "").replace("{run_help}", " ".join(_RUN_HELP.split()))
+    _verb.help = cleandoc(_verb.help or "").replace("{run_help}", " ".join(_RUN_HELP.split()))
 replay.help = f"{replay.help}\n\n\b\n{_LINE_HELP}"
 for _verb in (ls, show, prune):
     runs.add_command(_verb)

@@ -21,6 +21,7 @@ from typing import Any, Final, Self, TypeVar
 from cluster.chunks import (
     EVENTS,
     FULL,
+    HEADER_BYTES_MAX,
     ChunkHeader,
     decode_body,
     decode_header,
@@ -125,7 +126,7 @@ def _size(path: Path) -> int:
 def _header_of(path: Path) -> ChunkHeader | None:
     try:
         with path.open("rb") as file:
-            found = decode_header(file.read(128 << 10), str(path))
+            found = decode_header(file.read(HEADER_BYTES_MAX), str(path))
     except FileNotFoundError:
         return None  # the recorder has just made room
     except OSError as error:
@@ -263,7 +264,7 @@ class Recording:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return  # the recorder has just made room
-        found = decode_header(os.pread(descriptor, 128 << 10, 0), str(path))
+        found = decode_header(os.pread(descriptor, HEADER_BYTES_MAX, 0), str(path))
         if found is None or found[0].run != self.header.run:
             os.close(descriptor)
             return

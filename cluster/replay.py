@@ -13,6 +13,7 @@ and has not answered, `?` silent. Time is counted from the first frame. Pure.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ __all__ = [
     "marks",
     "narrate",
     "plain_picture",
+    "words",
 ]
 
 Draw = Callable[[ClusterFrame], str]
@@ -83,10 +85,14 @@ def narrate(
 
 def event_line(event: Event, frame: ClusterFrame, begin_ms: int, group: int = 0) -> str:
     """Return one event as a line, beside the marks of a frame."""
+    return f"{_line(event.unix_ms - begin_ms, event.kind, frame, group)}  {words(event)}"
+
+
+def words(event: Event) -> str:
+    """Return an event's text, who brought it about unless it was the system, and its effect."""
     effect = f" → {event.effect}" if event.effect else ""
     by = "" if event.cause == "system" and not event.step else f" · by {event.by}"
-    line = _line(event.unix_ms - begin_ms, event.kind, frame, group)
-    return f"{line}  {event.text}{by}{effect}"
+    return f"{event.text}{by}{effect}"
 
 
 def _line(elapsed_ms: int, kind: str, frame: ClusterFrame, group: int) -> str:
@@ -117,9 +123,13 @@ def documents(frames: Iterable[ClusterFrame], events: Iterable[Event]) -> Iterat
 
 def plain_picture(frame: ClusterFrame) -> str:
     """Return the picture that is drawn unless another function is given."""
-    begin = frame.events[0].unix_ms if frame.events else frame.unix_ms
-    lines = [event_line(event, frame, begin) for event in frame.events[-EVENTS_SHOWN:]]
+    lines = [f"{_clock(event.unix_ms)}  {words(event)}" for event in frame.events[-EVENTS_SHOWN:]]
     return "\n".join([headline(frame), "", status_table(frame), "", *lines])
+
+
+def _clock(unix_ms: int) -> str:
+    """Return the time of day (UTC)."""
+    return f"{time.strftime('%H:%M:%S', time.gmtime(unix_ms // 1000))}.{unix_ms % 1000:03}"
 
 
 def cast(

@@ -1,8 +1,8 @@
 """Who leads which group, since when nobody did, and how long that lasted. Pure; times in seconds.
 
 A leader is *lost* when the supervisor sees that its process ended or stands still: to the
-millisecond, as far as a pidfd tells. Who leads next says itself for how long it has (`led_ns`), so
-that the gap is exact though nodes are asked ten times a second, or once. A leader that gave way
+millisecond, as far as a pidfd tells. Who leads next says itself since when (`led_at_ns`), so that
+the gap is exact though nodes are asked ten times a second, or once. A leader that gave way
 while its process lives (it was cut off, or handed over) was lost at a time that nobody saw: then no
 duration is invented.
 """
@@ -63,20 +63,21 @@ class Vacancies:
                 known.lost_s = None  # it was frozen, and leads on
             elif known is None or group.term > known.term:
                 self._leads[group.group] = _Lead(group.term, snapshot.node)
-                effect = _effect(known, group, at_s)
+                led_ns = snapshot.uptime_ns - group.led_at_ns if group.led_at_ns >= 0 else None
+                effect = _effect(known, group, at_s, led_ns)
                 found.append(Takeover(group.group, group.term, snapshot.node, effect))
         return found
 
 
-def _effect(before: _Lead | None, group: GroupSnapshot, at_s: float) -> str:
+def _effect(before: _Lead | None, group: GroupSnapshot, at_s: float, led_ns: int | None) -> str:
+    """Say what is known of the time before a lead that was seen at `at_s`, `led_ns` after it began."""
     if before is None:
         return ""
     if before.lost_s is None:
         return f"after n{before.node} in term {before.term}"
-    exact = group.led_ns >= 0
-    took_s = at_s - max(0, group.led_ns) / 1e9
+    took_s = at_s - (led_ns or 0) / 1e9
     gap_ms = max(0.0, took_s - before.lost_s) * 1000
-    words = f"{'' if exact else 'at most '}{gap_ms:.0f} ms leaderless"
+    words = f"{'at most ' if led_ns is None else ''}{gap_ms:.0f} ms leaderless"
     if _commits(group):
         words += f" · commits again within {max(0.0, at_s - before.lost_s) * 1000:.0f} ms"
     return words

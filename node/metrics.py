@@ -109,7 +109,7 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
     MetricSpec("raft_shared_stalls_total", "counter", "Stalls of this leader's disk that the others shared.", "group", "shared_stalls", _GROUP),
     MetricSpec("raft_log_start_index", "gauge", "Index up to which a snapshot stands for the log.", "group", "start", _GROUP),
     MetricSpec("raft_timer_left_ns", "gauge", "Time until an election, or a leader's heartbeat; -1 at rest.", "group", "timer_ns", _GROUP),
-    MetricSpec("raft_led_ns", "gauge", "Time since the node took the lead; -1 if it does not lead, or rests.", "group", "led_ns", _GROUP),
+    MetricSpec("raft_led_at_ns", "gauge", "Uptime at which the node took the lead; -1 if it does not lead.", "group", "led_at_ns", _GROUP),
     MetricSpec("link_silence_ns", "gauge", "Time since anything was heard of the peer; -1 never.", "link", "heard_ago_ns", _LINK),
     MetricSpec("link_round_trip_ns", "gauge", "Newest round trip to the peer, its turn included; -1 unknown.", "link", "rtt_ns", _LINK),
     MetricSpec("raft_peer_match_index", "gauge", "Last index known durable on the peer (leader only).", "peer", "match", _PEER),
@@ -185,8 +185,8 @@ class GroupSnapshot:
     `log` holds the newest runs of equal terms in the log, oldest first, as first index and term by
     turns; `start` is the compaction point. `timer_ns` is the time left until the group's next
     deadline (an election, or for a leader the next heartbeat), -1 at rest. `votes` are the nodes
-    that have granted a candidate's request so far. `led_ns` is the time since the node took the
-    lead, -1 if it does not lead, or rests.
+    that have granted a candidate's request so far. `led_at_ns` is the uptime at which the
+    node took the lead, -1 if it does not lead.
     """
 
     group: int
@@ -205,7 +205,7 @@ class GroupSnapshot:
     timer_ns: int = -1
     votes: tuple[int, ...] = ()
     log: tuple[int, ...] = ()
-    led_ns: int = -1
+    led_at_ns: int = -1
     peers: tuple[PeerSnapshot, ...] = ()
 
     @classmethod

@@ -10,7 +10,8 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import zmq
@@ -121,7 +122,7 @@ class NodeProcess:
         self._retry_at = 0
         self._tell_at = 0
         self._stalls_told = 0
-        self._status_rows = RowTable(row_key, group_row)
+        self._status_rows = RowTable(row_key, partial(group_row, started_ns=self._started_ns))
         self._context: zmq.Context[Any] = zmq.Context()
         self._lanes: dict[Lane, Socket] = {}
         with contextlib.ExitStack() as opening:  # what fails half-way leaves nothing open
@@ -288,9 +289,13 @@ class NodeProcess:
         )
         lanes = (self._transport, self._clients, self._admin)
         now = self._clock.now_ns()
-        self._status_rows.look(self._node.groups.values(), now)
         own = snapshot(source, self._node, self._store, lanes, now=now)
-        return encode_status(own, self._status_rows, args.get("since", 0))
+        groups = self._node.groups.values()
+        if "since" not in args:
+            rows = tuple(group_row(group, now, self._started_ns) for group in groups)
+            return replace(own, groups=rows).encode()
+        self._status_rows.look(groups, now)
+        return encode_status(own, self._status_rows, args["since"])
 
     def _stop(self, _: object) -> str:
         self._stopping = True

@@ -89,8 +89,8 @@ def row_key(group: GroupRuntime) -> tuple[int, ...] | None:
     return (core.term, core.leader, log.last_index, core.commit, group.applied, log.start.index)
 
 
-def group_row(group: GroupRuntime, now: int) -> GroupSnapshot:
-    """Return one group's state at `now`."""
+def group_row(group: GroupRuntime, now: int, started_ns: int = 0) -> GroupSnapshot:
+    """Return one group's state at `now`, of a process that started at `started_ns`."""
     core = group.core
     leads = core.role is Role.LEADER
     return GroupSnapshot(
@@ -110,7 +110,7 @@ def group_row(group: GroupRuntime, now: int) -> GroupSnapshot:
         timer_ns=-1 if core.resting else max(0, core.next_deadline - now),
         votes=core.votes,
         log=core.log.newest_runs(RUNS_MAX),
-        led_ns=now - core.led_since if leads and not core.resting else -1,
+        led_at_ns=core.led_since - started_ns if leads else -1,
         peers=tuple(
             PeerSnapshot(peer, progress.match, progress.next, progress.state.value)
             for peer, progress in core.progress.items()

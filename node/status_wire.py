@@ -9,7 +9,7 @@
 
 A node of 1,024 groups has 60 KB of rows, and most groups rest: a supervisor that asks ten times a
 second says which answer it has (`status {since}`) and gets what happened since. A group that rests
-as it rested before costs one comparison. Whoever does not say, gets everything.
+as it rested before costs one comparison. Whoever names no answer gets maps, whole.
 
 `RowTable` is the node's side, `StatusView` the supervisor's.
 """

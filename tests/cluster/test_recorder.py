@@ -9,6 +9,7 @@ import msgpack
 import pytest
 
 import cluster.recorder
+import cluster.recording
 from cluster.chunks import (
     EVENTS,
     FULL,
@@ -20,6 +21,7 @@ from cluster.chunks import (
     patched,
 )
 from cluster.exits import CommandError, Exit
+from cluster.feed import FrameSource
 from cluster.frames import EVENTS_MAX, Event
 from cluster.recorder import FULL_EVERY, Recorder, Recording
 from cluster.recording import chunk_paths, list_recordings
@@ -95,7 +97,8 @@ def test_frames_and_events_come_back_as_they_were(begin, tmp_path, place):
     story.tell(2 * FULL_EVERY + 7, happens={0, 3, 60})
     story.recorder.close()
     with Recording.open(tmp_path) as recording:
-        assert list(recording.frames_since(0)) == story.frames
+        source: FrameSource = recording
+        assert list(source.frames_since(0)) == story.frames
         assert recording.events() == tuple(story.events)
         assert recording.latest() == story.frames[-1]
         assert recording.span() == (story.frames[0].unix_ms, story.frames[-1].unix_ms)
@@ -153,6 +156,29 @@ def test_a_recording_is_read_while_it_is_written(begin, tmp_path, eventually):
             assert eventually(caught_up)
         assert list(recording.frames_since(0)) == story.frames
         assert recording.events() == tuple(story.events)
+
+
+def test_what_is_written_while_a_new_file_begins_is_not_missed(
+    begin, tmp_path, monkeypatch, eventually
+):
+    """Between looking through the newest file and listing the directory."""
+    story = begin(bytes_max=16 << 20)
+    story.recorder._writer._chunk_bytes = 16 << 10
+    story.tell(3)
+    assert eventually(lambda: list_recordings(tmp_path))
+    with Recording.open(tmp_path) as recording:
+        real = cluster.recording._paths_at
+
+        def while_listing(place):
+            monkeypatch.setattr(cluster.recording, "_paths_at", real)
+            while len(real(place)) < 2:
+                story.tell(5)
+            story.recorder.close()
+            return real(place)
+
+        monkeypatch.setattr(cluster.recording, "_paths_at", while_listing)
+        recording.refresh()
+        assert list(recording.frames_since(0)) == story.frames
 
 
 # --- bounds ---------------------------------------------------------------------------

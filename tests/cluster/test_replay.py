@@ -10,9 +10,10 @@ from cluster.chunks import ChunkHeader
 from cluster.cli import raftdeck
 from cluster.cli_support import State
 from cluster.frames import Event
-from cluster.paths import default_data_dir
+from cluster.paths import FileLock, Holder, default_data_dir
 from cluster.recorder import Recorder
-from cluster.replay import cast, documents, event_line, marks, narrate, plain_picture
+from cluster.recording import chunk_paths
+from cluster.replay import cast, documents, marks, narrate, plain_picture
 from cluster.spec import SPEC_FILE, ClusterSpec
 
 BEGIN = 1_795_000_000_000
@@ -100,7 +101,10 @@ def test_any_function_may_draw_the_film(story):
     frames, events = story
     drawn = list(cast(frames, events, (60, 9), draw=lambda frame: f"\x1b[1m{marks(frame)}"))
     assert json.loads(drawn[1])[2] == "\x1b[H\x1b[2J\x1b[1m^ o o"
-    assert event_line(events[1], frames[-1], events[0].unix_ms) in plain_picture(frames[-1])
+    assert plain_picture(frames[-1]).splitlines()[-2:] == [
+        "11:06:40.250  n1 killed (signal SIGKILL) · by you → exit -9",
+        "11:06:40.390  n2 elected leader → 121 ms leaderless",
+    ]
 
 
 # --- the verbs ------------------------------------------------------------------------
@@ -149,6 +153,17 @@ def test_export_writes_lines_for_programs_and_a_film(recorded, tmp_path, story):
     assert json.loads((tmp_path / "b").read_text().splitlines()[0])["width"] == 80
 
 
+def test_the_run_that_is_being_written_is_not_pruned(recorded):
+    lock = FileLock(recorded / "LOCK")
+    assert lock.acquire(Holder(1, "deck", "0" * 32, "", str(recorded)))
+    for place in ("deck", recorded, recorded / "recording"):
+        run("runs", "prune", place, "--keep", 0)
+        assert [path.name for path in chunk_paths(recorded / "recording")] == ["00000002.rec"]
+    file = recorded / "recording" / "00000002.rec"
+    assert "give a cluster" in str(run("runs", "prune", file, "--keep", 0).exception)
+    lock.release()
+
+
 def test_runs_are_listed_shown_and_pruned(recorded):
     listed = json.loads(run("runs", "ls", "--json").stdout)["runs"]
     assert [each["run"] for each in listed] == ["deck@1", "deck@2"]
@@ -167,6 +182,7 @@ def test_runs_are_listed_shown_and_pruned(recorded):
         (("replay", "nothing"), "no recording of 'nothing'"),
         (("replay", "deck@7"), "no run 7; there are 2"),
         (("replay", "./nowhere"), "no such file"),
+        (("runs", "prune", "nothing.rec"), "no such file"),
         (("export", "deck"), "give one of --jsonl FILE and --cast FILE"),
         (("export", "deck", "--cast", "-", "--size", "big"), "write it as 120x32"),
     ],

@@ -6,9 +6,9 @@ from node.metrics import GroupSnapshot, NodeSnapshot
 
 
 def leading(node, term, *, led_ms=None, commit=20, log=(), group=0):
-    led_ns = -1 if led_ms is None else led_ms * 1_000_000
+    led_at_ns = -1 if led_ms is None else 10**9 - led_ms * 1_000_000
     state = GroupSnapshot(
-        group, "leader", term, node, node, 20, commit, 20, 20, 1, led_ns=led_ns, log=log
+        group, "leader", term, node, node, 20, commit, 20, 20, 1, led_at_ns=led_at_ns, log=log
     )
     return NodeSnapshot(node, 1, 100 + node, 10**9, (state,))
 

@@ -104,7 +104,7 @@ def hashes(data: Path) -> dict[str, str]:
         for path in sorted(data.rglob("*"))
         if path.is_file()
         and not path.name.startswith(("LOCK", "node.log", "supervisor.log"))
-        and data / "n3" not in path.parents
+        and not {data / "n3", data / "recording"} & set(path.parents)
     }
 
 
