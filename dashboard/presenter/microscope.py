@@ -118,44 +118,40 @@ def _summary(sight: WalSight, durable: int, inner: int) -> list[Row]:
 
 
 def _frame_list(sight: WalSight, chosen: int, durable: int, size: Size) -> list[Row]:
-    head = f"   {'byte':>12} {'sequence':>10} {'kind':<11}{'group':>5} {'term':>5} {'index':>19} {'bytes':>8}  CRC"
-    rows = [fit([(head, "dim")], size.width)]
+    head = (
+        f"   {'byte':>12} {'sequence':>10} {'kind':<11}{'group':>5} {'term':>5} {'index':>19}"
+        f" {'bytes':>8}  CRC"
+    )
     boundaries = {frame.durable_pos for frame in sight.frames} | ({durable} if durable else set())
-    room = size.height - 1
-    first = max(0, min(chosen - room // 2, len(sight.frames) - room // 2))
-    for place in range(first, len(sight.frames)):
+    room = size.height - 1 - sight.torn
+    first = max(0, min(chosen - room // 2, len(sight.frames) - room))
+    rows = []
+    for place in range(first, min(len(sight.frames), first + room)):
         frame = sight.frames[place]
-        rows.append(_frame_row(frame, place == chosen, durable, size.width))
-        if frame.position + frame.size in boundaries:
-            words = (
-                " fsync ended here, durable "
-                if frame.position + frame.size <= durable or not durable
-                else " fsync ended here "
-            )
-            rows.append(
-                fit([(f"   ────────────{words}".ljust(size.width - 2, "─"), "commit")], size.width)
-            )
+        synced = frame.position + frame.size in boundaries
+        rows.append(_frame_row(frame, place == chosen, durable, size.width, synced=synced))
     if sight.torn:
         rows.append(fit([(f"   ╳ {sight.tail}", "bad")], size.width))
-    shown = rows[1 : size.height]
-    missing = size.height - 1 - len(shown)
-    return [rows[0], *shown, *[fit([], size.width)] * missing]
+    missing = size.height - 1 - len(rows)
+    return [fit([(head, "dim")], size.width), *rows, *[fit([], size.width)] * missing]
 
 
-def _frame_row(frame: FrameSight, chosen: bool, durable: int, width: int) -> Row:
+def _frame_row(frame: FrameSight, chosen: bool, durable: int, width: int, *, synced: bool) -> Row:
     after = bool(durable) and frame.position >= durable
     indexes = f"{frame.index:,}" if frame.index else "–"
     if frame.count > 1:
         indexes = f"{frame.index:,}+{frame.count}"
     spans: list[Span] = [(" ▸ " if chosen else "   ", "cursor")]
-    text = f"{frame.position & 0xFFFF_FFFF:>12,} {frame.sequence:>10,} {frame.kind:<11}{frame.group:>5} {frame.term:>5} {indexes:>19} {frame.size:>8,}  "
+    text = (
+        f"{frame.position & 0xFFFF_FFFF:>12,} {frame.sequence:>10,} {frame.kind:<11}"
+        f"{frame.group:>5} {frame.term:>5} {indexes:>19} {frame.size:>8,}  "
+    )
     spans.append((text, "uncommitted" if after else "text"))
-    if frame.damage:
-        spans.append((f"╳ {frame.damage}", "bad"))
-    else:
-        spans.append(("✓ ok", "good"))
+    spans.append((f"╳ {frame.damage}", "bad") if frame.damage else ("✓ ok", "good"))
     if after:
-        spans.append((" not durable yet", "warn"))
+        spans.append((" NOT DURABLE yet", "warn"))
+    elif synced:
+        spans.append((" ─┘ fsync", "commit"))
     row = fit(spans, width)
     return tuple((t, f"{s} selected") for t, s in row) if chosen else row
 

@@ -45,6 +45,7 @@ class PaneView(Widget):
         self._ascii = ascii_only
         self._rows: tuple[Row, ...] = ()
         self._place: Place | None = None
+        self.display = False
         self.painted = 0
         """Rows painted so far, for tests of the cost."""
 
