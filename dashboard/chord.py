@@ -40,17 +40,15 @@ def _refusal(action: Action, part: NodeFrame | None) -> str:
 def choices_for(actions: Sequence[Action], part: NodeFrame | None = None) -> tuple[Choice, ...]:
     """Return every verb as a choice, judged against a node if one is given."""
     keys = keys_of(actions)
-    return tuple(
-        Choice(
-            keys[action.name],
-            action.name,
-            action.effect or action.help,
-            action.undone_by,
-            action.asks,
-            _refusal(action, part),
-        )
-        for action in actions
-    )
+    found: list[Choice] = []
+    for action in actions:
+        key, refusal = keys[action.name], _refusal(action, part)
+        other = next((c.name for c in found if c.key == key and not c.refused), None)
+        if part is not None and other is not None and not refusal:
+            refusal = f"{key} is {other}"
+        effect = action.effect or action.help
+        found.append(Choice(key, action.name, effect, action.undone_by, action.asks, refusal))
+    return tuple(found)
 
 
 def action_for(actions: Sequence[Action], key: str, part: NodeFrame) -> Action | None:
@@ -77,7 +75,9 @@ def _outlook(frame: ClusterFrame, node: int, group: int) -> str:
     """Say what a group could still do without this node."""
     needed, present = quorum(frame, group)
     counted = frame.healthy(group) or tuple(part.node for part in frame.nodes if part.fresh)
-    left = present - (node in counted)
+    if node not in counted:
+        return f"n{node} takes no part now: {present} of {len(frame.nodes)} do, {needed} are needed"
+    left = present - 1
     words = f"without n{node}: {left} of {len(frame.nodes)} take part, {needed} are needed"
     if left < needed:
         return f"{words}: NO QUORUM"

@@ -13,6 +13,7 @@ def main() -> int:
 
     assert isinstance(cli.raftdeck, LazyGroup)
     own = {
+        "status": LazyVerb("dashboard.watch", "status", cli.VERBS["status"].help),
         "demo": LazyVerb("dashboard.demo", "demo", cli.VERBS["demo"].help),
         "dash": LazyVerb(
             "dashboard.command", "dash", "Watch a cluster, and break it, on a screen."

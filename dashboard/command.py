@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -25,10 +26,15 @@ TICKS_FAR: Final = 4
 
 @verb(
     "dash",
-    example="raftdeck dash\nraftdeck dash --cluster t --readonly\nraftdeck dash --ascii --light",
+    example="raftdeck dash\nraftdeck dash --cluster t --readonly\nraftdeck dash --ascii --light\n"
+    "raftdeck dash --replay ./data",
 )
 @click.argument("name", required=False, metavar="[CLUSTER]")
 @cluster_option
+@click.option(
+    "--replay", type=click.Path(path_type=Path, exists=True), metavar="RUN",
+    help="Open a recording (a data directory, or a file of one) instead of a running cluster.",
+)  # fmt: skip
 @click.option("--readonly", is_flag=True, help="Look only: no key acts on the cluster.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="ASCII signs only.")
 @click.option("--light", is_flag=True, help="Begin with the light theme.")
@@ -41,6 +47,7 @@ def dash(
     name: str | None,
     cluster: str | None,
     *,
+    replay: Path | None,
     readonly: bool,
     ascii_only: bool,
     light: bool,
@@ -52,6 +59,9 @@ def dash(
     `?` shows the keys. The cluster is not touched by leaving, nor by a terminal that goes away.
     """
     require_terminal("raftdeck status")
+    if replay is not None:
+        look = look_of(ascii_only=ascii_only, light=light, hz=hz, data_dir=None, shots=shots)
+        return _replay(replay, look)
     from cluster.local import find_run_dir
     from dashboard.desk import Desk
     from dashboard.live import LiveHands, LiveSource
@@ -68,6 +78,22 @@ def dash(
         source.close()
         if hands is not None:
             hands.close()
+
+
+def _replay(place: Path, look: Look) -> int:
+    from dashboard.desk import Desk
+    from dashboard.replay import Recorded, ReplaySource
+
+    try:
+        recordings = importlib.import_module("cluster.recording")
+    except ModuleNotFoundError:
+        raise CommandError(Exit.UNFIT, "this installation reads no recordings") from None
+    recording: Recorded = recordings.Recording.open(place)
+    source = ReplaySource(recording)
+    try:
+        return run_app(Desk(source, wall_clock_ms), look)
+    finally:
+        source.close()
 
 
 def _data_dir(run_dir: Path) -> Path:
@@ -97,7 +123,7 @@ def require_terminal(instead: str) -> None:
 
 
 def look_of(
-    *, ascii_only: bool, light: bool, hz: int | None, data_dir: Path, shots: Path = Path()
+    *, ascii_only: bool, light: bool, hz: int | None, data_dir: Path | None, shots: Path = Path()
 ) -> Look:
     """Return the look that options and environment ask for."""
     from dashboard.app import Look

@@ -47,6 +47,9 @@ def clock_text(unix_ms: int, start_ms: int) -> str:
 
 def cause_of(event: Event, deeds: Sequence[Deed]) -> str:
     """Say whose doing it was: this screen's, another command's, or the system's."""
+    step = getattr(event, "step", "")
+    if step:
+        return f"step {step}"
     if event.cause == "system":
         return "system"
     for deed in reversed(deeds):
@@ -62,6 +65,9 @@ def effect_of(event: Event, events: Sequence[Event], history: History) -> str:
     Times between a fault and a new leader are the supervisor's: it sees a leader when it asks,
     ten times a second.
     """
+    told: str = getattr(event, "effect", "")
+    if told:
+        return told
     if event.kind == "leader":
         return _interregnum(event, events)
     if event.kind in ("killed", "stopped", "crashed", "frozen"):

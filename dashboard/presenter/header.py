@@ -21,7 +21,7 @@ def header_rows(picture: Picture, view: View, size: Size) -> tuple[Row, Row]:
     if frame is None:
         words = picture.problem or "waiting for the first frame"
         return (
-            spread([(" raftdeck", "head")], [mode_span(picture, view)], size.width),
+            spread([(" raftdeck", "head")], [mode_span(picture, view)], size.width, "head"),
             fit([(f" {words}", "warn")], size.width, "head"),
         )
     return _first(frame, picture, view, size.width), _second(frame, picture, view, size.width)
@@ -57,7 +57,7 @@ def _first(frame: ClusterFrame, picture: Picture, view: View, width: int) -> Row
     left += [GAP, *_leader(frame, picture, view.group)]
     if width >= 100:
         right = [(f"up {_uptime(frame)} ", "head")]
-    return spread(left, right, width)
+    return spread(left, right, width, "head")
 
 
 def quorum_spans(frame: ClusterFrame, group: int) -> list[Span]:
@@ -79,7 +79,7 @@ def _leader(frame: ClusterFrame, picture: Picture, group: int) -> list[Span]:
         return [(f"NO LEADER{age}", "bad")]
     state = frame.node(leader).group(group)
     assert state is not None
-    return [("▲ ", "leader"), (f"n{leader}", "leader"), (f" term {state.term}", "head")]
+    return [("▲ ", "headleader"), (f"n{leader}", "headleader"), (f" term {state.term}", "head")]
 
 
 def _uptime(frame: ClusterFrame) -> str:
@@ -107,7 +107,7 @@ def _second(frame: ClusterFrame, picture: Picture, view: View, width: int) -> Ro
         left += [(f" {scaled(rates.fsyncs_per_s if rates else None, 5):>5}/s", "head")]
         each = rates.entries_per_fsync if rates else None
         left += [(f" {scaled(each, 5):>5}", "headstrong"), (" ent/fsync", "headdim")]
-    return spread(left, _verdict(frame, picture, view), width)
+    return spread(left, _verdict(frame, picture, view), width, "head")
 
 
 def _slow(p99_ms: float) -> Span:

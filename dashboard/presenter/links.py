@@ -38,7 +38,7 @@ def link_cell(frame: ClusterFrame, node: int, peer: int) -> Span:
     if link.heard_ago_ns < 0:
         return "?", "warn"
     if link.heard_ago_ns > SILENT_MS * 1_000_000:
-        return "╳", "bad"
+        return "╳", "cut"
     if link.rtt_ns < 0:
         return "•", "text"
     ms = link.rtt_ns / 1e6
@@ -79,7 +79,7 @@ def _matrix_row(frame: ClusterFrame, part: NodeFrame, cell: int) -> list[Span]:
         text, style = link_cell(frame, part.node, other.node)
         if len(text) >= cell:
             text = "~" if text.startswith("~") else "•"
-        spans.append((text.rjust(cell), style))
+        spans += [(" " * (cell - len(text)), "text"), (text, style)]
     return spans
 
 

@@ -129,14 +129,14 @@ def _frame_list(sight: WalSight, chosen: int, durable: int, size: Size) -> list[
     for place in range(first, min(len(sight.frames), first + room)):
         frame = sight.frames[place]
         synced = frame.position + frame.size in boundaries
-        rows.append(_frame_row(frame, place == chosen, durable, size.width, synced=synced))
+        rows.append(_frame_row(frame, durable, size.width, chosen=place == chosen, synced=synced))
     if sight.torn:
         rows.append(fit([(f"   ╳ {sight.tail}", "bad")], size.width))
     missing = size.height - 1 - len(rows)
     return [fit([(head, "dim")], size.width), *rows, *[fit([], size.width)] * missing]
 
 
-def _frame_row(frame: FrameSight, chosen: bool, durable: int, width: int, *, synced: bool) -> Row:
+def _frame_row(frame: FrameSight, durable: int, width: int, *, chosen: bool, synced: bool) -> Row:
     after = bool(durable) and frame.position >= durable
     indexes = f"{frame.index:,}" if frame.index else "–"
     if frame.count > 1:

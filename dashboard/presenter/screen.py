@@ -128,8 +128,8 @@ def _stacked(nodes: int, rest: Place, middle: int) -> dict[str, Place]:
     left = rest.height - middle - EVENTS_MIN
     charts = 0
     if left >= CHARTS_MIN:
-        charts = min(max(CHARTS_MIN, min(nodes + 3, 9)), left)
-    # What is still left goes to the events first, then to higher charts.
+        # Half of what is left over goes to higher charts, the other half to the events.
+        charts = min(left, max(CHARTS_MIN, min(nodes + 3, 9), left // 2), nodes + 5)
     links = max(34, min(rest.width // 2, 8 + 5 * nodes + (20 if rest.width >= 118 else 0)))
     if rest.width - links < 50:
         links = max(30, rest.width - 60)

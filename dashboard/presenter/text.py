@@ -100,12 +100,12 @@ def fit(row: Sequence[Span], width: int, style: str = "text") -> Row:
     return tuple(found)
 
 
-def spread(left: Sequence[Span], right: Sequence[Span], width: int) -> Row:
+def spread(left: Sequence[Span], right: Sequence[Span], width: int, style: str = "text") -> Row:
     """Put one part at either end; the right one stays whole."""
     room = width - width_of(right)
     if room <= 0:
-        return fit(right, width)
-    return (*fit(left, room), *right)
+        return fit(right, width, style)
+    return (*fit(left, room, style), *right)
 
 
 def box(
@@ -114,13 +114,13 @@ def box(
     """Draw a frame with a title (and a note at the right) around rows; cut or filled to fit."""
     inner = width - 2
     head = [("┌─ ", "frame"), *title, (" ", "frame")]
-    tail = f" {note} ─┐" if note else "┐"
-    if width_of(head) + len(tail) > width:
-        tail = "┐"
-    head = list(fit(head, width - len(tail), "frame"))
+    tail: list[Span] = [(f" {note} ", "dim"), ("─┐", "frame")] if note else [("┐", "frame")]
+    if width_of(head) + width_of(tail) > width:
+        tail = [("┐", "frame")]
+    head = list(fit(head, width - width_of(tail), "frame"))
     if head[-1][1] == "frame" and not head[-1][0].strip():
         head[-1] = ("─" * len(head[-1][0]), "frame")
-    top: Row = (*head, (tail, "frame"))
+    top: Row = (*head, *tail)
     body = [(("│", "frame"), *fit(row, inner), ("│", "frame")) for row in rows[: height - 2]]
     blank: Row = (("│", "frame"), (" " * inner, "text"), ("│", "frame"))
     body += [blank] * (height - 2 - len(body))

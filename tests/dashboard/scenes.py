@@ -182,7 +182,7 @@ def parts_of(scene: str, nodes: int, ms: int) -> list[NodeFrame]:
             )
     elif scene == "noquorum":
         for n in range(1, nodes + 1):
-            if n <= nodes - down - 1:
+            if n <= down + 1:
                 parts[n - 1] = node_of(n, nodes, ms, "killed")
             else:
                 parts[n - 1] = node_of(n, nodes, 10_000, leader=0, role="pre_candidate", vote=0)
