@@ -78,6 +78,7 @@ class DeckApp(App[int]):
         self._reader: ThreadPoolExecutor | None = None
         self._reading: Future[Dossier | WalSight] | None = None
         self._microscope: Microscope | None = None
+        self._terminal: Size | None = None
         self._on_close = on_close
 
     # ---- life ------------------------------------------------------------------------------
@@ -140,8 +141,9 @@ class DeckApp(App[int]):
             self.desk.select(int(words[0]))
             self.paint()
 
-    def on_resize(self) -> None:
-        """Lay everything out anew."""
+    def on_resize(self, event: events.Resize) -> None:
+        """Lay everything out anew; Textual's own `size` follows a little later."""
+        self._terminal = Size(*event.size)
         self.paint()
 
     def _serve(self) -> None:
@@ -180,7 +182,7 @@ class DeckApp(App[int]):
 
     def paint(self, due: set[str] | None = None) -> None:
         """Paint the panes that are due (all of them by default) as the desk has it."""
-        size = Size(*self.size)
+        size = self._terminal or Size(*self.size)
         if not self._panes["header"].is_mounted or size.width < 1 or size.height < 1:
             return
         desk = self.desk

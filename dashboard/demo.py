@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -24,11 +25,18 @@ def _on_terminal() -> bool:
     return seen and os.environ.get("TERM", "") not in ("", "dumb")
 
 
+def _many_lines() -> Path | None:
+    """Return a text of many short lines that every Python has: small values show batching best."""
+    found = importlib.util.find_spec("pydoc_data.topics")
+    return Path(found.origin) if found is not None and found.origin else None
+
+
 def _demo(**options: Any) -> int:
     ascii_only, light = options.pop("ascii_only"), options.pop("light")
     if options["headless"] or options["as_json"] or not _on_terminal():
         assert demo_command.callback is not None
         return int(demo_command.callback(**options))
+    options["source"] = options["source"] or _many_lines()
     wish = (options["nodes"], options["seconds"], options["source"], options["data"])
     return _on_screen(*wish, ascii_only=ascii_only, light=light)
 

@@ -58,6 +58,8 @@ class Microscope:
             numbers = segment_numbers(filesystem, self.directory)
             if not numbers:
                 return self._failed("there is no segment yet")
+            if len(numbers) > 1 and not self._begun(filesystem, numbers[-1]):
+                numbers.pop()  # prepared, and nothing is written to it yet
             if numbers[-1] != self._segment:
                 self._segment, self._offset, self._uid, self._total = numbers[-1], 0, None, 0
                 self._frames.clear()
@@ -68,6 +70,12 @@ class Microscope:
             return self._failed(str(error))
         except OSError as error:
             return self._failed(f"{self.directory}: {error.strerror}")
+
+    def _begun(self, filesystem: OsFilesystem, number: int) -> bool:
+        """Say whether the first frame of this use of a segment is there: it names its number."""
+        with closing(filesystem.open_read(f"{self.directory}/{segment_name(number)}")) as file:
+            first = next(read_frames(file, number, Stop()), None)
+        return first is not None and first.fields[4] == number
 
     def _read(self, file: ReadFile) -> WalSight:
         stop = Stop(self._offset)

@@ -94,8 +94,8 @@ def entries_chart(picture: Picture, view: View, size: Size) -> tuple[Row, ...]:
     title: list[Span] = [("ENTRIES PER FSYNC", "title")]
     snapshot = None if frame is None or node is None else frame.node(node).snapshot
     if snapshot is None or not any(snapshot.wal.sync_entries):
-        who = "" if node is None else f" n{node}"
-        rows = [fit([(f" {UNKNOWN}{who} reports no histogram", "dim")], inner)]
+        who = "no node" if node is None else f"n{node}"
+        rows = [fit([(f" {UNKNOWN} {who} reports no histogram", "dim")], inner)]
         return box(title, rows, size.width, size.height)
     mean = snapshot.wal.entries_per_fsync
     title.append((f" n{node} mean {scaled(mean, 6)}", "text"))

@@ -58,7 +58,9 @@ def footer_row(keys: Sequence[Key], view: View, width: int) -> Row:
     by_command = {key.command: key for key in keys}
     order = FOOTER_ORDER if view.page == "main" else ("back", *FOOTER_ORDER)
     spans: list[Span] = []
-    used = 0
+    if view.readonly and view.mode != "replay":
+        spans.append((" read-only: no faults ", "readonly"))
+    used = sum(len(text) for text, _ in spans)
     last = by_command.get("leave")
     reserve = 8 if last else 0
     for command in order:
@@ -73,8 +75,4 @@ def footer_row(keys: Sequence[Key], view: View, width: int) -> Row:
             continue
         spans += [(" ", "footer"), (key.label, "key"), (f" {words} ", "footer")]
         used += needed
-    if view.readonly:
-        words = " no faults: read-only "
-        if used + len(words) <= width:
-            spans.append((words, "readonly"))
     return fit(spans, width, "footer")

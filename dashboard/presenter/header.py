@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 from cluster.frames import ClusterFrame
-from dashboard.presenter.text import UNKNOWN, Row, Span, count, duration, fit, scaled, spread
+from dashboard.presenter.text import (
+    UNKNOWN,
+    Row,
+    Span,
+    count,
+    duration,
+    fit,
+    scaled,
+    spread,
+    width_of,
+)
 from dashboard.presenter.view import Picture, Size, View, quorum, tally
 
 __all__ = ["header_rows", "mode_span", "quorum_spans"]
@@ -43,6 +53,7 @@ def _first(frame: ClusterFrame, picture: Picture, view: View, width: int) -> Row
     counts = f"{states.up} up"
     for number, word in (
         (states.frozen, "paused"), (states.dead, "dead"), (states.silent, "silent"),
+        (states.starting, "starting"),
     ):  # fmt: skip
         counts += f" {number} {word}" if number else ""
     left: list[Span] = [(f" {frame.name} ", "name"), (" ", "head"), mode_span(picture, view)]
@@ -97,17 +108,34 @@ def _second(frame: ClusterFrame, picture: Picture, view: View, width: int) -> Ro
     lead = None if leader is None else frame.node(leader)
     state = None if lead is None else lead.group(view.group)
     pending = None if state is None else state.last - state.commit
-    left: list[Span] = [(" commit ", "headdim"), (f"{count(commit):>11}", "head")]
-    left += [(f" +{scaled(rate, 7):>7}/s", "headstrong")]
-    left += [(" pending ", "headdim"), (f"{scaled(pending, 5):>5}", "head")]
+    parts: list[list[Span]] = [
+        [(" commit ", "headdim"), (f"{count(commit):>11}", "head")],
+        [(f" +{scaled(rate, 7):>7}/s", "headstrong")],
+        [(" pending ", "headdim"), (f"{scaled(pending, 5):>5}", "head")],
+    ]
     if lead is not None and lead.snapshot is not None:
-        p99 = lead.snapshot.wal.fsync_p99_ns / 1e6
-        left += [(f" n{leader} fsync p99 ", "headdim"), _slow(p99)]
         rates = lead.rates
-        left += [(f" {scaled(rates.fsyncs_per_s if rates else None, 5):>5}/s", "head")]
         each = rates.entries_per_fsync if rates else None
-        left += [(f" {scaled(each, 5):>5}", "headstrong"), (" ent/fsync", "headdim")]
-    return spread(left, _verdict(frame, picture, view), width, "head")
+        parts += [
+            [(f" n{leader} fsync p99 ", "headdim"), _slow(lead.snapshot.wal.fsync_p99_ns / 1e6)],
+            [(f" {scaled(each, 5):>5}", "headstrong"), (" ent/fsync", "headdim")],
+            [
+                (f" {scaled(rates.fsyncs_per_s if rates else None, 5):>5}", "head"),
+                (" fsync/s", "headdim"),
+            ],
+        ]
+    right = _verdict(frame, picture, view)
+    return spread(_whole_parts(parts, width - width_of(right)), right, width, "head")
+
+
+def _whole_parts(parts: list[list[Span]], room: int) -> list[Span]:
+    """Join the parts that fit; none is shown in part."""
+    found: list[Span] = []
+    for part in parts:
+        if width_of(found) + width_of(part) > room:
+            break
+        found += part
+    return found
 
 
 def _slow(p99_ms: float) -> Span:

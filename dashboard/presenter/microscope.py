@@ -7,7 +7,7 @@ not yet durable: a power cut may take it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dashboard.presenter.node_detail import position_text
@@ -79,14 +79,26 @@ def microscope_page(
     list_room = max(4, (size.height - 5) // 2)
     back = min(view.scroll, max(0, len(sight.frames) - 1))
     chosen = len(sight.frames) - 1 - back
-    rows = _summary(sight, durable, inner)
-    rows += _frame_list(sight, chosen, durable, Size(inner, list_room))
+    rows = _summary(_calmed(sight, picture, view), durable, inner)
+    rows += _frame_list(_calmed(sight, picture, view), chosen, durable, Size(inner, list_room))
     rows.append(fit([("─" * inner, "frame")], inner))
     if sight.frames:
         rows += _hex(sight.frames[chosen], Size(inner, size.height - 2 - len(rows)))
     return box(
         title, rows, size.width, size.height, "follows" if back == 0 else f"{back} back, G follows"
     )
+
+
+def _calmed(sight: WalSight, picture: Picture, view: View) -> WalSight:
+    """Half a frame at the end is torn only if nobody is writing it just now."""
+    part = (
+        next((p for p in picture.frame.nodes if p.node == view.selected), None)
+        if picture.frame
+        else None
+    )
+    if not sight.torn or part is None or not part.process.state.alive:
+        return sight
+    return replace(sight, torn=False, tail="a frame that is being written just now")
 
 
 def _durable(picture: Picture, view: View) -> int:

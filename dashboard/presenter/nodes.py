@@ -97,12 +97,12 @@ def node_rows(picture: Picture, view: View, size: Size, *, boxed: bool) -> tuple
 
 def _window(frame: ClusterFrame, view: View, room: int) -> tuple[NodeFrame, ...]:
     """Return the nodes that fit; the selected one is always among them."""
-    nodes = frame.nodes
+    nodes, room = frame.nodes, max(1, room)
     if len(nodes) <= room:
         return nodes
     place = next((i for i, part in enumerate(nodes) if part.node == view.selected), 0)
     start = max(0, min(place - room // 2, len(nodes) - room))
-    return nodes[start : start + max(1, room)]
+    return nodes[start : start + room]
 
 
 def _chosen(inner: int, frame: ClusterFrame) -> tuple[list[_Column], int]:
@@ -223,7 +223,7 @@ def process_words(part: NodeFrame) -> tuple[str, str]:
         return "SIGSTOP", "paused"
     if part.snapshot is None:
         return "starting", "recover"
-    return (str(process.pid), "dim") if part.fresh else (f"pid {process.pid}?", "stale")
+    return (str(process.pid), "dim") if part.fresh else (f"{process.pid}?", "stale")
 
 
 def _old(seen: _Seen) -> str:

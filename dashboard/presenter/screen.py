@@ -97,6 +97,7 @@ def layout(view: View, nodes: int, size: Size) -> dict[str, Place]:
         return places
     wide = width >= WIDE
     table = min(nodes + (3 if wide else 2), max(3, body.height - (0 if body.height < 9 else 6)))
+    table = min(table, body.height)
     places["nodes"] = Place(0, body.y, width, table)
     rest = Place(0, body.y + table, width, body.height - table)
     if rest.height <= 0:
@@ -109,7 +110,7 @@ def _lower(view: View, nodes: int, rest: Place, *, wide: bool) -> dict[str, Plac
     """Share out what is below the table."""
     middle = nodes + 3
     if wide and rest.height >= middle + EVENTS_MIN:
-        return _stacked(nodes, rest, middle)
+        return _stacked(view, nodes, rest, middle)
     if rest.height < 9:
         return {TABS[view.tab]: rest}
     # One pane at a time, and some events below it.
@@ -123,7 +124,7 @@ def _lower(view: View, nodes: int, rest: Place, *, wide: bool) -> dict[str, Plac
     }
 
 
-def _stacked(nodes: int, rest: Place, middle: int) -> dict[str, Place]:
+def _stacked(view: View, nodes: int, rest: Place, middle: int) -> dict[str, Place]:
     """Log map and links side by side, charts where there is room, events below."""
     left = rest.height - middle - EVENTS_MIN
     charts = 0
@@ -134,6 +135,9 @@ def _stacked(nodes: int, rest: Place, middle: int) -> dict[str, Place]:
     if rest.width - links < 50:
         links = max(30, rest.width - 60)
     y = rest.y
+    if not charts and TABS[view.tab] == "charts":
+        lower = rest._replace(y=y + middle, height=rest.height - middle)
+        return {"charts": rest._replace(height=middle), "events": lower}
     places = {
         "logs": Place(0, y, rest.width - links, middle),
         "links": Place(rest.width - links, y, links, middle),
@@ -163,12 +167,14 @@ def pane_rows(
 ) -> tuple[Row, ...]:
     """Return one pane's rows: exactly `size.height` of them, each `size.width` wide."""
     if name == "nodes":
-        return node_rows(picture, view, size, boxed=size.width >= WIDE)
-    if name == "footer":
-        return (footer_row(beside.keys, view, size.width),)
-    if name == "page":
-        return _page_rows(picture, view, size, beside)
-    return _PAINTERS[name](picture, view, size)[: size.height]
+        rows = node_rows(picture, view, size, boxed=size.width >= WIDE)
+    elif name == "footer":
+        rows = (footer_row(beside.keys, view, size.width),)
+    elif name == "page":
+        rows = _page_rows(picture, view, size, beside)
+    else:
+        rows = _PAINTERS[name](picture, view, size)
+    return tuple(fit(row, size.width) for row in rows[: size.height])
 
 
 def _page_rows(picture: Picture, view: View, size: Size, beside: Beside) -> tuple[Row, ...]:

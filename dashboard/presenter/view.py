@@ -149,7 +149,7 @@ def _role(frame: ClusterFrame, part: NodeFrame, state: GroupSnapshot) -> Standin
     if leader is not None and _snapshot_goes_to(frame, leader, part.node, state.group):
         return Standing("⇣", "SNAP", "recover")
     if not state.leader:
-        return Standing("○", "LEADERLS", "warn")
+        return Standing("○", "NO LEAD", "warn")
     return Standing("○", "follow", "follower")
 
 
@@ -168,6 +168,7 @@ class Tally(NamedTuple):
     frozen: int
     dead: int
     silent: int
+    starting: int
 
 
 def tally(frame: ClusterFrame) -> Tally:
@@ -176,7 +177,11 @@ def tally(frame: ClusterFrame) -> Tally:
     running = states.count(ProcessState.RUNNING)
     fresh = sum(part.fresh for part in frame.nodes)
     frozen = states.count(ProcessState.FROZEN)
-    return Tally(len(states), fresh, frozen, len(states) - running - frozen, running - fresh)
+    starting = sum(
+        part.process.state is ProcessState.RUNNING and part.snapshot is None for part in frame.nodes
+    )
+    dead = len(states) - running - frozen
+    return Tally(len(states), fresh, frozen, dead, running - fresh - starting, starting)
 
 
 def quorum(frame: ClusterFrame, group: int) -> tuple[int, int]:
