@@ -23,7 +23,7 @@ def log(tmp_path: Path):
     options = OpenOptions(SMALL, inline_driver)
     opened, _ = Log.open(OsFilesystem(), str(directory), LogIdentity(bytes(16), 2), options)
     yield opened
-    opened.close()
+    opened.abort()
 
 
 def append(log: Log, index: int, entries: list[bytes]) -> None:
