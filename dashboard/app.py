@@ -29,6 +29,7 @@ __all__ = ["DeckApp", "Look"]
 PANES: Final = (
     "header",
     "nodes",
+    "brief",
     "logs",
     "links",
     "charts",

@@ -17,7 +17,7 @@ from cluster.exits import CommandError
 from cluster.frames import ClusterFrame, Event
 from dashboard.chord import action_for, choices_for, chord_view
 from dashboard.keys import KEYS, Key, key_for, keys_on
-from dashboard.presenter.events import ELECTIONS, FAULTS
+from dashboard.presenter.events import ELECTIONS, FAULTS, clock_ms
 from dashboard.presenter.history import History
 from dashboard.presenter.microscope import WalSight
 from dashboard.presenter.node_detail import Dossier
@@ -171,6 +171,7 @@ class Desk:
             chord = chord_view(frame, self.view.selected, self.view.group, self.actions)
         return Beside(
             keys=tuple(keys_on(self.view.page, self.features)),
+            help_keys=tuple(keys_on(self.view.helped, self.features)),
             choices=choices_for(self.actions) if "act" in self.features else (),
             dossier=self.dossier,
             sight=self.sight,
@@ -285,10 +286,16 @@ class Desk:
     # ---- choosing --------------------------------------------------------------------------
 
     def _do_help(self) -> None:
-        self._page("main" if self.view.page == "help" else "help")
+        if self.view.page == "help":
+            self._page(self.view.helped)
+        else:
+            self.view = replace(self.view, helped=self.view.page)
+            self._page("help")
 
     def _do_back(self) -> None:
-        if self.view.page == "main" and self.view.filter:
+        if self.view.page == "help":
+            self._page(self.view.helped)
+        elif self.view.page == "main" and self.view.filter:
             self.view = replace(self.view, filter="")
         elif self.view.page == "main":
             self.view = replace(self.view, zoomed=False)
@@ -309,6 +316,8 @@ class Desk:
             self._select_group(self.view.group + step)
         elif self.view.page == "wal":
             self.view = replace(self.view, scroll=max(0, self.view.scroll - step))
+        elif self.view.page == "help":
+            self.view = replace(self.view, scroll=max(0, self.view.scroll + step))
         else:
             self.view = replace(self.view, selected=self._neighbour(self.view.selected, step))
 
@@ -648,6 +657,8 @@ class Desk:
         groups = self._frame.groups if self._frame else 1
         if len(words) == 2 and words[0] == "group" and words[1].isdigit():
             found.insert(0, (f"group {words[1]}", f"of {groups}"))
+        if len(words) == 2 and words[0] == "seek" and clock_ms(words[1]) is not None:
+            found.insert(0, (f"seek {words[1]}", "to this time of the event list's clock"))
         return found
 
     def _entered(self, palette: PaletteView) -> None:
@@ -662,6 +673,10 @@ class Desk:
         action = next((a for a in self.actions if a.name == first), None)
         if action is not None and rest and "act" in self.features:
             self._ask_or_act(action, rest, f"you (:{name})")
+            return
+        moment = clock_ms(rest) if first == "seek" else None
+        if moment is not None:
+            self._freeze_at(self.picture.epoch_ms + moment)
             return
         if first == "group" and rest.isdigit():
             self._select_group(int(rest))

@@ -68,7 +68,7 @@ KEYS: Final = (
         ("space",),
         "space",
         "freeze",
-        "freeze the picture, collection goes on (replay: play)",
+        "freeze: collection goes on (replay: play)",
         section="time",
     ),
     Key(("left_square_bracket",), "[", "event_back", "to the event before", section="time"),
@@ -77,11 +77,9 @@ KEYS: Final = (
     Key(("right_curly_bracket",), "}", "seek_forward", "10 s forward", section="time"),
     Key(("minus",), "-", "frame_back", "one frame back", section="time"),
     Key(("equals_sign",), "=", "frame_forward", "one frame forward", section="time"),
-    Key(
-        ("e",), "e", "election_forward", "to the next election (E: the one before)", section="time"
-    ),
+    Key(("e",), "e", "election_forward", "to the next election", section="time"),
     Key(("E", "upper_e"), "E", "election_back", "to the election before", section="time"),
-    Key(("f",), "f", "fault_forward", "to the next fault (F: the one before)", section="time"),
+    Key(("f",), "f", "fault_forward", "to the next fault", section="time"),
     Key(("F", "upper_f"), "F", "fault_back", "to the fault before", section="time"),
     Key(("G", "upper_g", "end"), "G", "live", "LIVE: the newest frame", section="time"),
     Key(("home",), "home", "beginning", "the oldest frame kept", section="time"),

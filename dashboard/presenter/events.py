@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,6 +15,7 @@ __all__ = [
     "ELECTIONS",
     "FAULTS",
     "cause_of",
+    "clock_ms",
     "clock_text",
     "effect_of",
     "event_rows",
@@ -29,6 +31,7 @@ _SIGNS: Final = {
     "started": ("↻", "recover"), "leader": ("▲", "leader"), "down": ("■", "bad"),
     "cut": ("╳", "bad"), "healed": ("┄", "text"), "fault": ("!", "bad"),
 }  # fmt: skip
+_GROUP: Final = re.compile(r"of group (\d+)")
 DEED_SLACK_MS: Final = 250
 """A verb's event may be stamped this much before the key's own clock, or after its answer."""
 
@@ -43,6 +46,15 @@ def clock_text(unix_ms: int, start_ms: int) -> str:
     ms = max(0, unix_ms - start_ms)
     minutes, rest = divmod(ms, 60_000)
     return f"{minutes}:{rest // 1000:02d}.{rest % 1000:03d}"
+
+
+def clock_ms(text: str) -> int | None:
+    """Read what `clock_text` writes, in m:ss[.mmm] or seconds; None for anything else."""
+    minutes, _, seconds = text.rpartition(":")
+    try:
+        return int((int(minutes or 0) * 60 + float(seconds)) * 1000)
+    except ValueError:
+        return None
 
 
 def cause_of(event: Event, deeds: Sequence[Deed]) -> str:
@@ -70,31 +82,49 @@ def effect_of(event: Event, events: Sequence[Event], history: History) -> str:
         return told
     if event.kind == "leader":
         return _interregnum(event, events)
-    if event.kind in ("killed", "stopped", "crashed", "frozen"):
-        sample = history.at(event.unix_ms - 1)
-        led = sample is not None and any(leader == event.node for leader, _, _ in sample.groups)
-        follows = next(
-            (e for e in events if e.kind == "leader" and e.sequence > event.sequence), None
-        )
-        if not led:
-            return ""
-        if follows is None:
-            return "leader lost"
-        return f"leader lost, n{follows.node} after {follows.unix_ms - event.unix_ms} ms"
-    return ""
+    if event.kind not in ("killed", "stopped", "crashed", "frozen"):
+        return ""
+    sample = history.at(event.unix_ms - 1)
+    led = {
+        group
+        for group, (leader, _, _) in enumerate(sample.groups if sample else ())
+        if leader == event.node
+    }
+    later = (e for e in events if e.kind == "leader" and e.sequence > event.sequence)
+    follows = next((e for e in later if _group_of(e) in led), None)
+    if not led:
+        return ""
+    if follows is None:
+        return "leader lost"
+    return f"leader lost, n{follows.node} after {follows.unix_ms - event.unix_ms} ms"
+
+
+def _group_of(event: Event) -> int:
+    """Return the group of an election; events of one group alone do not name it."""
+    found = _GROUP.search(event.text)
+    return int(found[1]) if found else 0
 
 
 def _interregnum(event: Event, events: Sequence[Event]) -> str:
     """Return how long there was no leader before this one, if a fault or an exit began it."""
+    group = _group_of(event)
     before = [e for e in events if e.sequence < event.sequence]
-    for earlier in reversed(before):
-        if earlier.kind == "leader":
-            return ""
-        if earlier.kind in ("killed", "stopped", "crashed", "frozen"):
-            previous = next((e for e in reversed(before) if e.kind == "leader"), None)
-            if previous is not None and previous.node == earlier.node:
-                return f"seen {event.unix_ms - earlier.unix_ms} ms after n{earlier.node} {earlier.kind}"
-    return ""
+    elected = [e for e in before if e.kind == "leader" and _group_of(e) == group]
+    if not elected:
+        return ""
+    ended = next(
+        (
+            e
+            for e in before
+            if e.sequence > elected[-1].sequence
+            and e.node == elected[-1].node
+            and e.kind in ("killed", "stopped", "crashed", "frozen")
+        ),
+        None,
+    )
+    if ended is None:
+        return ""
+    return f"seen {event.unix_ms - ended.unix_ms} ms after n{ended.node} {ended.kind}"
 
 
 def filtered(events: Sequence[Event], words: str) -> list[Event]:

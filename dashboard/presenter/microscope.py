@@ -82,7 +82,16 @@ def microscope_page(
     rows = _summary(_calmed(sight, picture, view), durable, inner)
     rows += _frame_list(_calmed(sight, picture, view), chosen, durable, Size(inner, list_room))
     rows.append(fit([("─" * inner, "frame")], inner))
-    if sight.frames:
+    calm = _calmed(sight, picture, view)
+    if calm.torn and back == 0:
+        rows.append(fit([(" the torn bytes", "bad")], inner))
+        tail = (
+            replace(sight.frames[-1], position=sight.end, content=sight.tail_bytes)
+            if sight.frames
+            else None
+        )
+        rows += _hex(tail, Size(inner, size.height - 2 - len(rows))) if tail else []
+    elif sight.frames:
         rows += _hex(sight.frames[chosen], Size(inner, size.height - 2 - len(rows)))
     return box(
         title, rows, size.width, size.height, "follows" if back == 0 else f"{back} back, G follows"

@@ -29,7 +29,7 @@ from dashboard.presenter.text import (
 from dashboard.presenter.view import Picture, Size, Standing, View, standing_of
 from node.metrics import GroupSnapshot, WalSnapshot
 
-__all__ = ["node_rows", "process_words", "sparkline"]
+__all__ = ["brief_rows", "node_rows", "process_words", "sparkline"]
 
 SPARK_STEP_MS: Final = 1_000
 SPARK_CELLS_MAX: Final = 60
@@ -93,6 +93,28 @@ def node_rows(picture: Picture, view: View, size: Size, *, boxed: bool) -> tuple
     head = (*head, ("─" * (size.width - width_of(head)), "frame"))
     blank = fit([], size.width)
     return (head, *rows, *[blank] * size.height)[: size.height]
+
+
+def brief_rows(picture: Picture, view: View, size: Size) -> tuple[Row, ...]:
+    """Return every node as shape, number and (where there is room) word: for the smallest screens."""
+    frame = picture.frame
+    if frame is None:
+        return tuple(fit([], size.width) for _ in range(size.height))
+    cell = next(
+        (wide for wide in (14, 7) if (size.width // wide) * size.height >= len(frame.nodes)), 5
+    )
+    rows: list[Row] = []
+    per_row = max(1, size.width // cell)
+    for start in range(0, len(frame.nodes), per_row):
+        spans: list[Span] = []
+        for part in frame.nodes[start : start + per_row]:
+            standing = standing_of(frame, part, view.group)
+            words = f"{standing.glyph} n{part.node}" + (f" {standing.word}" if cell == 14 else "")
+            style = f"{standing.style} selected" if part.node == view.selected else standing.style
+            spans += [(clip(words, cell - 1).ljust(cell - 1), style), (" ", "text")]
+        rows.append(fit(spans, size.width))
+    blank = fit([], size.width)
+    return (*rows, *[blank] * size.height)[: size.height]
 
 
 def _window(frame: ClusterFrame, view: View, room: int) -> tuple[NodeFrame, ...]:

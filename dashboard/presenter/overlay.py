@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from dashboard.keys import Key
 from dashboard.presenter.text import Row, Span, box, clip, fit
+from dashboard.presenter.view import Size
 
 __all__ = [
     "Choice",
@@ -18,6 +20,16 @@ __all__ = [
     "palette_rows",
     "question_rows",
 ]
+
+
+SIGNS: Final = (
+    ("▲ ○", "leader, follower (OUSTED: of an older term)"),
+    ("◐ ◌", "candidate, pre-candidate"),
+    ("‖ ✖", "paused by SIGSTOP, dead"),
+    ("↻ ⇣", "recovers its log, receives a snapshot"),
+    ("? –", "silent for its age, unknown"),
+    ("┃ • ▸", "commit, match, next in the log map"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +141,27 @@ def palette_rows(palette: PaletteView, width: int, height: int) -> tuple[Row, ..
 
 
 def help_rows(
-    keys: Sequence[Key], choices: Sequence[Choice], width: int, height: int
+    keys: Sequence[Key], choices: Sequence[Choice], size: Size, scroll: int
 ) -> tuple[Row, ...]:
-    """Return the help: every key that holds here, by section, then the verbs, then the signs."""
-    inner = width - 2
+    """Return the help: every key that holds there, by section, then the verbs, then the signs."""
+    inner, room = size.width - 2, size.height - 2
+    entries = _help_entries(keys, choices)
+    columns = 2 if (inner >= 72 and len(entries) > room) or inner >= 110 else 1
+    depth = -(-len(entries) // columns)
+    cell = inner // columns
+    rows = []
+    for place in range(depth):
+        spans: list[Span] = []
+        for column in range(columns):
+            at = column * depth + place
+            spans += fit(entries[at] if at < len(entries) else (), cell)
+        rows.append(fit(spans, inner))
+    first = max(0, min(scroll, depth - room))
+    more = f"{first + 1}-{min(depth, first + room)} of {depth}, j k · " if depth > room else ""
+    return box([("HELP", "title")], rows[first:], *size, f"{more}? or esc: back")
+
+
+def _help_entries(keys: Sequence[Key], choices: Sequence[Choice]) -> list[Row]:
     entries: list[Row] = []
     section = ""
     for key in keys:
@@ -147,25 +176,5 @@ def help_rows(
             for choice in choices
         ]
     entries.append(((" SIGNS", "title"),))
-    entries += [
-        ((f"  {sign:<6}", "key2"), (words, "text"))
-        for sign, words in (
-            ("▲ ○", "leader, follower (OUSTED: a leader of an older term)"),
-            ("◐ ◌", "candidate, pre-candidate"),
-            ("‖ ✖", "paused by SIGSTOP, dead"),
-            ("↻ ⇣", "recovers its log, receives a snapshot"),
-            ("? –", "silent for its age, unknown"),
-            ("┃ • ▸", "commit, match, next in the log map"),
-        )
-    ]
-    columns = 2 if inner >= 96 or (len(entries) > height - 2 and inner >= 72) else 1
-    depth = -(-len(entries) // columns)
-    cell = inner // columns
-    rows = []
-    for place in range(depth):
-        spans: list[Span] = []
-        for column in range(columns):
-            at = column * depth + place
-            spans += fit(entries[at] if at < len(entries) else (), cell)
-        rows.append(fit(spans, inner))
-    return box([("HELP", "title")], rows, width, height, "? or esc: back")
+    entries += [((f"  {sign:<6}", "key2"), (words, "text")) for sign, words in SIGNS]
+    return entries

@@ -28,7 +28,7 @@ from dashboard.presenter.links import link_page, link_rows
 from dashboard.presenter.logmap import log_rows
 from dashboard.presenter.microscope import WalSight, microscope_page
 from dashboard.presenter.node_detail import Dossier, node_page
-from dashboard.presenter.nodes import node_rows
+from dashboard.presenter.nodes import brief_rows, node_rows
 from dashboard.presenter.overlay import (
     Choice,
     ChordView,
@@ -46,6 +46,9 @@ __all__ = ["Beside", "Place", "compose", "layout", "overlay_rows", "pane_rows", 
 
 WIDE: Final = 100
 """From this width on, panes stand side by side and in boxes."""
+BRIEF_WIDTH: Final = 60
+BRIEF_HEIGHT: Final = 14
+"""Below either, only the header and every node's shape are shown; never "terminal too small"."""
 EVENTS_MIN: Final = 4
 CHARTS_MIN: Final = 5
 
@@ -68,6 +71,7 @@ class Beside(NamedTuple):
     """What a screen needs besides frames: keys that hold, verbs, what was read, what lies above."""
 
     keys: Sequence[Key] = ()
+    help_keys: Sequence[Key] = ()
     choices: Sequence[Choice] = ()
     dossier: Dossier | None = None
     sight: WalSight | None = None
@@ -91,6 +95,9 @@ def layout(view: View, nodes: int, size: Size) -> dict[str, Place]:
     body = Place(0, header, width, bottom - header)
     if view.page != "main":
         places["page"] = body
+        return places
+    if width < BRIEF_WIDTH or height < BRIEF_HEIGHT:
+        places["brief"] = body
         return places
     if view.zoomed:
         places[TABS[view.tab]] = body
@@ -152,6 +159,7 @@ def _stacked(view: View, nodes: int, rest: Place, middle: int) -> dict[str, Plac
 
 Painter = Callable[[Picture, View, Size], tuple[Row, ...]]
 _PAINTERS: Final[dict[str, Painter]] = {
+    "brief": brief_rows,
     "header": header_rows,
     "logs": log_rows,
     "links": link_rows,
@@ -186,7 +194,7 @@ def _page_rows(picture: Picture, view: View, size: Size, beside: Beside) -> tupl
         return microscope_page(picture, view, size, beside.sight)
     if view.page == "groups":
         return group_page(picture, view, size)
-    return help_rows(beside.keys, beside.choices, size.width, size.height)
+    return help_rows(beside.help_keys, beside.choices, size, view.scroll)
 
 
 def overlay_rows(beside: Beside, size: Size) -> tuple[Place, tuple[Row, ...]] | None:

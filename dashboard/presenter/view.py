@@ -86,6 +86,8 @@ class View:
 
     mode: Mode = "live"
     page: Page = "main"
+    helped: Page = "main"
+    """The page whose keys the help explains, and to which it returns."""
     selected: int = 1
     peer: int = 2
     group: int = 0

@@ -213,6 +213,13 @@ def test_single_frames_are_stepped(rig):
     assert rig.desk.frame.unix_ms == START_MS
 
 
+def test_the_palette_seeks_to_a_time_of_the_events_clock(rig):
+    rig.press(":", *"seek 2:05.3", "enter")
+    assert rig.desk.frame.unix_ms == START_MS + 5_300
+    rig.press(":", *"seek soon", "enter")
+    assert "no command" in rig.desk.view.notice
+
+
 def test_a_fault_returns_to_the_present_first(rig):
     rig.press("left_curly_bracket", "x")
     assert rig.desk.view.mode == "live"
@@ -274,6 +281,17 @@ def test_pages_open_and_close(rig):
     rig.press("o", "right", "left", "j", "escape", "z", "tab")
     assert rig.desk.view.zoomed
     assert rig.desk.view.tab == 1
+
+
+def test_help_explains_the_page_it_was_asked_on_and_returns_there(rig):
+    rig.press("w", "?")
+    labels = [key.label for key in rig.desk.beside.help_keys]
+    assert "pgup" in labels
+    assert "tab" not in labels
+    rig.press("j")
+    assert rig.desk.view.scroll == 1
+    rig.press("?")
+    assert rig.desk.view.page == "wal"
 
 
 def test_events_are_filtered_until_escape(rig):

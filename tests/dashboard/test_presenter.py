@@ -73,6 +73,7 @@ def wal_sight(**changes) -> WalSight:
 def beside_of(view: View) -> Beside:
     return Beside(
         keys=tuple(keys_on(view.page, frozenset({"act"}))),
+        help_keys=tuple(keys_on(view.helped, frozenset({"act"}))),
         choices=choices_for(ACTIONS),
         dossier=DOSSIER,
         sight=wal_sight(),
@@ -256,10 +257,14 @@ def test_the_microscope_marks_fsyncs_and_what_is_not_durable():
     assert "NOT DURABLE" in text
     assert "not yet durable" in text
     assert "52 44 42 31" not in text, "this frame's bytes are made up"
-    torn = beside_of(view)._replace(sight=wal_sight(torn=True, tail="TORN: header CRC"))
+    torn = beside_of(view)._replace(
+        sight=wal_sight(torn=True, tail="TORN: header CRC", tail_bytes=b"half a frame")
+    )
     assert "being written" in screen_text(compose(picture, view, Size(120, 36), torn))
     dead = picture_of([make_frame(0, parts_of("election", 3, 11_000))])
-    assert "TORN" in screen_text(compose(dead, view, Size(120, 36), torn))
+    text = screen_text(compose(dead, view, Size(120, 36), torn))
+    assert "TORN" in text
+    assert "half a frame" in text
 
 
 def test_overlays_fit_the_smallest_screen():
