@@ -21,7 +21,12 @@ Run = Callable[[Cluster, str, int | None], ActionResult]
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One verb. `undone_by` names the verb that takes it back; None if nothing is to be undone."""
+    """One verb. `undone_by` names the verb that takes it back; None if nothing is to be undone.
+
+    `key` is the second key of the dashboard's chord (empty: the first letter that is free; two
+    verbs may share one if they never apply to the same node). `effect` says what happens to a node,
+    by the signal's name. What `asks` cannot be undone by anything, and is confirmed first.
+    """
 
     name: str
     help: str
@@ -29,6 +34,9 @@ class Action:
     target: Target
     undone_by: str | None
     run: Run
+    key: str = ""
+    effect: str = ""
+    asks: bool = False
 
     @property
     def reversible(self) -> bool:
@@ -44,6 +52,8 @@ ACTIONS: Final[tuple[Action, ...]] = (
         "nodes",
         "start",
         lambda cluster, selector, seed: cluster.kill(selector, seed),
+        key="k",
+        effect="SIGKILL: gone at once, without a word; its log stays as it is on disk",
     ),
     Action(
         "stop",
@@ -52,6 +62,8 @@ ACTIONS: Final[tuple[Action, ...]] = (
         "nodes",
         "start",
         lambda cluster, selector, seed: cluster.stop(selector, seed),
+        key="t",
+        effect="SIGTERM: a clean stop; SIGKILL if it does not end in time",
     ),
     Action(
         "start",
@@ -60,6 +72,8 @@ ACTIONS: Final[tuple[Action, ...]] = (
         "nodes",
         "stop",
         lambda cluster, selector, seed: cluster.start(selector, seed),
+        key="r",
+        effect="a new process on the old log: recovery, then catch-up",
     ),
     Action(
         "restart",
@@ -68,6 +82,8 @@ ACTIONS: Final[tuple[Action, ...]] = (
         "nodes",
         None,
         lambda cluster, selector, seed: cluster.restart(selector, seed),
+        key="r",
+        effect="SIGTERM, then a new process on the same log",
     ),
     Action(
         "pause",
@@ -76,6 +92,8 @@ ACTIONS: Final[tuple[Action, ...]] = (
         "nodes",
         "resume",
         lambda cluster, selector, seed: cluster.pause(selector, seed),
+        key="p",
+        effect="SIGSTOP: the process exists and does nothing",
     ),
     Action(
         "resume",
@@ -84,6 +102,8 @@ ACTIONS: Final[tuple[Action, ...]] = (
         "nodes",
         "pause",
         lambda cluster, selector, seed: cluster.resume(selector, seed),
+        key="p",
+        effect="SIGCONT: it wakes up with old messages in its inbox",
     ),
 )
 

@@ -106,6 +106,11 @@ class FrameStream:
 
     def newest(self, timeout_s: float) -> ClusterFrame | None:
         """Wait for a frame and return the newest that has arrived; None after the timeout."""
+        found = self.newest_packed(timeout_s)
+        return None if found is None else found[1]
+
+    def newest_packed(self, timeout_s: float) -> tuple[bytes, ClusterFrame] | None:
+        """Do the same, and return the frame's bytes too: whoever keeps frames keeps those."""
         if not self._socket.poll(int(timeout_s * 1000)):
             return None
         parts: list[bytes] = []
@@ -113,7 +118,7 @@ class FrameStream:
             while True:
                 parts = self._socket.recv_multipart(zmq.NOBLOCK)
         try:
-            return ClusterFrame.decode(msgpack.unpackb(parts[-1]))
+            return parts[-1], ClusterFrame.decode(msgpack.unpackb(parts[-1]))
         except (FrameError, ValueError, msgpack.UnpackException):
             self.malformed += 1
             return None

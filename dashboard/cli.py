@@ -1,4 +1,4 @@
-"""The console script `raftdeck`: every verb is declared in `cluster`, none of them here.
+"""The console script `raftdeck`: the verbs of `cluster`, and those that draw.
 
 This module imports nothing at load time, so that `raftdeck status` never pays for Textual.
 """
@@ -9,5 +9,15 @@ __all__ = ["main"]
 def main() -> int:
     """Run one `raftdeck` command line and return its exit code."""
     from cluster import cli
+    from cluster.cli_support import LazyGroup, LazyVerb
 
+    assert isinstance(cli.raftdeck, LazyGroup)
+    own = {
+        "status": LazyVerb("dashboard.watch", "status", cli.VERBS["status"].help),
+        "demo": LazyVerb("dashboard.demo", "demo", cli.VERBS["demo"].help),
+        "dash": LazyVerb(
+            "dashboard.command", "dash", "Watch a cluster, and break it, on a screen."
+        ),
+    }
+    cli.raftdeck.verbs = {**cli.VERBS, **own}
     return cli.main()

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from cluster.demo.report import Report
     from cluster.demo.writer import Plan, Writer
     from cluster.local import LocalCluster
+    from cluster.spec import ClusterSpec
 
-__all__ = ["demo_command"]
+__all__ = ["EXITS", "demo_command", "prepare"]
 
 SECONDS_MIN: Final = 5.0
 DRAIN_TIMEOUT_S: Final = 60.0
@@ -93,7 +94,7 @@ def demo_command(**options: Any) -> int:
     Real processes, logs and signals. Nothing that was acknowledged may be lost: at the end
     everything is read through the leader and from every replica and compared by SHA-256.
     """
-    del options["headless"]  # there is no other screen yet
+    del options["headless"]  # the screen is the dashboard's (`dashboard.demo`)
     report = run_demo(**options)
     if options["as_json"]:
         print_json(report.document())
@@ -104,18 +105,15 @@ def demo_command(**options: Any) -> int:
     return int(EXITS[report.verdict])
 
 
-def run_demo(
-    *, nodes: int, seconds: float, source: Path | None, data: Path | None, as_json: bool
-) -> Report:
-    """Run the demo; CommandError for anything that keeps it from happening."""
+def prepare(
+    nodes: int, seconds: float, source: Path | None, data: Path | None
+) -> tuple[ClusterSpec, Plan]:
+    """Return the cluster to start and what to write to it; CommandError for a wrong wish."""
     from cluster.demo.writer import plan_rounds
-    from cluster.local import LocalCluster
     from cluster.paths import default_data_dir
     from cluster.spec import ClusterSpec
     from cluster.workload import WorkloadError, read_input, standard_library
 
-    del as_json
-    screen = Screen()
     name = time.strftime("demo-%m%d-%H%M%S")
     data_dir = (data or default_data_dir(name)).absolute()
     if data is not None and data_dir.is_dir() and any(data_dir.iterdir()):
@@ -126,7 +124,21 @@ def run_demo(
         workload = standard_library() if source is None else read_input(source)
     except WorkloadError as error:
         raise CommandError(Exit.USAGE, str(error)) from None
-    plan = plan_rounds(workload, seconds * 0.95)
+    return ClusterSpec(name=name, data_dir=data_dir, nodes=nodes), plan_rounds(
+        workload, seconds * 0.95
+    )
+
+
+def run_demo(
+    *, nodes: int, seconds: float, source: Path | None, data: Path | None, as_json: bool
+) -> Report:
+    """Run the demo; CommandError for anything that keeps it from happening."""
+    from cluster.local import LocalCluster
+
+    del as_json
+    screen = Screen()
+    spec, plan = prepare(nodes, seconds, source, data)
+    workload, data_dir = plan.workload, spec.data_dir
     screen.say(
         f"input: {workload.name}, {workload.items:,} items, {workload.value_bytes / 1e6:,.1f} MB,"
         f" {plan.rounds} x"
@@ -134,7 +146,7 @@ def run_demo(
     screen.say(f"data: {data_dir}")
     started = time.monotonic()
     try:
-        with LocalCluster.launch(ClusterSpec(name=name, data_dir=data_dir, nodes=nodes)) as cluster:
+        with LocalCluster.launch(spec) as cluster:
             frame = cluster.wait_ready()
             took = time.monotonic() - started
             screen.say(f"{nodes} nodes are up after {took:.2f} s, n{frame.leader()} leads")

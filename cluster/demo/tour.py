@@ -90,7 +90,7 @@ class Tour:
         for step in steps:
             while time.monotonic() < started + step.share * seconds:
                 yield
-            self._do(step, started)
+            self.do(step, started)
             yield
 
     def heal(self) -> None:
@@ -111,7 +111,8 @@ class Tour:
             "a replica has not caught up",
         )
 
-    def _do(self, step: Step, started: float) -> None:
+    def do(self, step: Step, started: float) -> None:
+        """Do one step now; returns when its effect was measured."""
         self._say(step.caption)
         selector = self._resolved(step)
         moment = time.monotonic()

@@ -1,0 +1,232 @@
+"""The terminal application: takes keys to the desk, and paints what the desk says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from textual import events
+from textual.app import App, ComposeResult
+
+from dashboard.desk import Desk
+from dashboard.dossier import Microscope, read_dossier
+from dashboard.presenter.microscope import WalSight
+from dashboard.presenter.node_detail import Dossier
+from dashboard.presenter.screen import layout, overlay_rows, pane_rows
+from dashboard.presenter.view import Size
+from dashboard.themes import BACKGROUNDS, THEMES
+from dashboard.widgets.pane import PaneView
+
+__all__ = ["DeckApp", "Look"]
+
+PANES: Final = (
+    "header",
+    "nodes",
+    "brief",
+    "logs",
+    "links",
+    "charts",
+    "events",
+    "page",
+    "caption",
+    "timeline",
+    "footer",
+)
+TICK_S: Final = 0.1
+EVERY: Final = {"links": 2, "charts": 5, "timeline": 5, "events": 2}
+"""Panes that are painted at every n-th tick only; the others at each."""
+READ_EVERY: Final = 5
+"""Files are read at every n-th tick while their page is open: twice a second."""
+INTERRUPTED: Final = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How it looks. `theme` is dark, light or mono; `ticking` is off where a test gives the time."""
+
+    theme: str = "dark"
+    ascii_only: bool = False
+    tick_s: float = TICK_S
+    ticking: bool = True
+    data_dir: Path | None = None
+    shots_dir: Path = Path()
+
+
+class DeckApp(App[int]):
+    """The dashboard. Its result is the exit code."""
+
+    CSS = "Screen { overflow: hidden; layers: base above; } #overlay { layer: above; }"
+    ENABLE_COMMAND_PALETTE = False
+    AUTO_FOCUS = None
+
+    def __init__(self, desk: Desk, look: Look, on_close: Callable[[], None] | None = None) -> None:
+        super().__init__(ansi_color=True if look.theme == "mono" else None)
+        self.desk = desk
+        self.look = look
+        self.shade = look.theme
+        self._panes = {
+            name: PaneView(name, self.shade, ascii_only=look.ascii_only) for name in PANES
+        }
+        self._over = PaneView("overlay", self.shade, ascii_only=look.ascii_only)
+        self._ticks = 0
+        self._reader: ThreadPoolExecutor | None = None
+        self._reading: Future[Dossier | WalSight] | None = None
+        self._microscope: Microscope | None = None
+        self._terminal: Size | None = None
+        self._on_close = on_close
+
+    # ---- life ------------------------------------------------------------------------------
+
+    def compose(self) -> ComposeResult:
+        """Make every pane once; sizes and rows come later."""
+        yield from self._panes.values()
+        yield self._over
+
+    def on_mount(self) -> None:
+        """Begin to tick, and take signals as wishes to leave."""
+        self.screen.styles.background = (
+            BACKGROUNDS[self.shade] if self.shade != "mono" else "ansi_default"
+        )
+        self.paint()
+        if not self.look.ticking:
+            return
+        self.set_interval(self.look.tick_s, self.tick)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            loop.add_signal_handler(number, self._leave_on, number)
+
+    def _leave_on(self, number: signal.Signals) -> None:
+        self.exit(INTERRUPTED if number == signal.SIGINT else 128 + number)
+
+    def on_unmount(self) -> None:
+        """Stop reading."""
+        if self._reader is not None:
+            self._reader.shutdown(wait=False, cancel_futures=True)
+        if self._on_close is not None:
+            self._on_close()
+
+    # ---- time and keys ---------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Take what is new and paint what is due."""
+        self._ticks += 1
+        changed = self.desk.collect()
+        if self._ticks % READ_EVERY == 0 or self._reading is not None:
+            changed = self._read() or changed
+        if changed or self._ticks % 10 == 0:
+            self.paint(
+                {name for name in PANES if self._ticks % EVERY.get(name, 1) == 0} | {"overlay"}
+            )
+
+    async def on_event(self, event: events.Event) -> None:
+        """Keys go to the desk and nowhere else; everything else is Textual's."""
+        if isinstance(event, events.Key):
+            key = "ctrl+c" if event.key == "ctrl+q" else event.key
+            self.desk.press(key, event.character)
+            self._serve()
+            self.paint()
+            return
+        await super().on_event(event)
+
+    def on_pane_view_clicked(self, message: PaneView.Clicked) -> None:
+        """A click on a node selects it."""
+        words = message.text.strip("│▸> ").split()
+        if message.pane == "nodes" and words and words[0].isdigit():
+            self.desk.select(int(words[0]))
+            self.paint()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Lay everything out anew; Textual's own `size` follows a little later."""
+        self._terminal = Size(*event.size)
+        self.paint()
+
+    def _serve(self) -> None:
+        """Do what only the app can do."""
+        requests, self.desk.requests = self.desk.requests, []
+        for request in requests:
+            if request == "leave":
+                self.exit(0)
+            elif request == "theme":
+                self._turn_theme()
+            elif request == "screenshot":
+                self._shoot()
+
+    def _turn_theme(self) -> None:
+        if self.shade == "mono":
+            self.desk.say("no colours were asked for (NO_COLOR)")
+            return
+        self.shade = THEMES[(THEMES.index(self.shade) + 1) % len(THEMES)]
+        self.screen.styles.background = BACKGROUNDS[self.shade]
+        for pane in (*self._panes.values(), self._over):
+            pane.repaint(self.shade)
+
+    def _shoot(self) -> None:
+        frame = self.desk.frame
+        stamp = time.strftime("%H%M%S")
+        name = f"raftdeck-{frame.name if frame else 'empty'}-{stamp}.svg"
+        path = self.look.shots_dir / name
+        try:
+            path.write_text(self.export_screenshot(title=name), encoding="utf-8")
+        except OSError as error:
+            self.desk.say(f"no screenshot: {path}: {error.strerror}")
+        else:
+            self.desk.say(f"screenshot: {os.path.abspath(path)}")
+
+    # ---- painting --------------------------------------------------------------------------
+
+    def paint(self, due: set[str] | None = None) -> None:
+        """Paint the panes that are due (all of them by default) as the desk has it."""
+        size = self._terminal or Size(*self.size)
+        if not self._panes["header"].is_mounted or size.width < 1 or size.height < 1:
+            return
+        desk = self.desk
+        picture, view, beside = desk.picture, desk.view, desk.beside
+        places = layout(view, len(picture.frame.nodes) if picture.frame else 0, size)
+        with self.batch_update():
+            for name, pane in self._panes.items():
+                place = places.get(name)
+                moved = place is not None and not pane.rows
+                pane.move(place)
+                if place is not None and (due is None or name in due or moved or not pane.rows):
+                    pane.show(pane_rows(name, picture, view, place.size, beside))
+            above = overlay_rows(beside, size)
+            self._over.move(above[0] if above else None)
+            if above is not None:
+                self._over.show(above[1])
+
+    # ---- files -----------------------------------------------------------------------------
+
+    def _read(self) -> bool:
+        """Read the files that the open page needs, in a thread; say whether something came."""
+        desk, data_dir = self.desk, self.look.data_dir
+        came = False
+        if self._reading is not None and self._reading.done():
+            found = self._reading.result()
+            self._reading = None
+            came = True
+            if isinstance(found, WalSight):
+                desk.sight = found
+            else:
+                desk.dossier = found
+        wanted = desk.view.page in ("node", "wal") and desk.view.mode == "live"
+        if data_dir is None or not wanted or self._reading is not None:
+            return came
+        if self._reader is None:
+            self._reader = ThreadPoolExecutor(1, "reader")
+        node = desk.view.selected
+        if desk.view.page == "wal":
+            if self._microscope is None or self._microscope.node != node:
+                self._microscope = Microscope(node, data_dir)
+            self._reading = self._reader.submit(self._microscope.look)
+        else:
+            part = desk.frame.node(node) if desk.frame else None
+            pid = part.process.pid if part else None
+            self._reading = self._reader.submit(read_dossier, node, pid, data_dir)
+        return came

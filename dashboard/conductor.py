@@ -1,0 +1,242 @@
+"""The demo's tour on a screen: it writes, breaks and heals in a thread, and says what comes next.
+
+A person may hasten it (`n`), pause it (`p`), or act by hand at any moment, which pauses it too.
+The steps, the writer and the proof are those of the headless demo (`cluster.demo`).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cluster.demo.tour import Step, steps_for
+from cluster.demo.writer import Plan, Writer
+from cluster.exits import CommandError, Exit
+from dashboard.presenter.view import Deed, Verdict
+
+if TYPE_CHECKING:
+    from cluster.client import Client
+    from cluster.demo.collect import Collector
+    from cluster.demo.report import Report
+    from cluster.demo.tour import Tour
+    from cluster.local import LocalCluster
+
+__all__ = ["Conductor"]
+
+CLIENT_TIMEOUT_S: Final = 30.0
+DRAIN_TIMEOUT_S: Final = 60.0
+LOOK_S: Final = 0.05
+SHOWN_S: Final = 2.5
+"""How long the result of a step stays before the next one is announced."""
+STRETCH: Final = 3
+"""The writer goes on at its pace for this many times the tour, so that a pause is no standstill."""
+
+
+class Conductor:
+    """One tour. Its thread works; the screen's thread reads and steers. See `dashboard.desk.Tour`."""
+
+    def __init__(self, run_dir: Path, plan: Plan, seconds: float) -> None:
+        self.report: Report | None = None
+        self.error: CommandError | None = None
+        self._run_dir = run_dir
+        self._plan = replace(plan, rounds=plan.rounds * STRETCH, seconds=plan.seconds * STRETCH)
+        self._seconds = seconds
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._hurry = False
+        self._paused = False
+        self._waiting_s: float | None = None
+        self._words = "the cluster is being written to"
+        self._verdict: Verdict | None = None
+        self._writer: Writer | None = None
+        self._deeds: tuple[Deed, ...] = ()
+        self._thread = threading.Thread(target=self._work, name="tour", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    # ---- the screen's side -----------------------------------------------------------------
+
+    @property
+    def caption(self) -> str:
+        """What is about to happen, and why."""
+        with self._changed:
+            if self._paused:
+                return f"TOUR PAUSED, the cluster is yours (p: go on)   next: {self._words}"
+            if self._waiting_s is None:
+                return self._words
+            return f"in {math.ceil(self._waiting_s)} s: {self._words}   n now, p pause"
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the writer was told so far; at the end, what reading back has found."""
+        if self._verdict is not None or self._writer is None:
+            return self._verdict
+        found = self._writer.acknowledged
+        bad = f" {len(found.refused)} refused" if found.refused else ""
+        unknown = f" {len(found.unknown)} unknown" if found.unknown else ""
+        return Verdict(f"{len(found.digests):,} puts acked{bad}{unknown}", "head")
+
+    @property
+    def deeds(self) -> tuple[Deed, ...]:
+        """What the steps did, for the causes of events."""
+        return self._deeds
+
+    @property
+    def acked(self) -> int:
+        """Puts acknowledged so far."""
+        return self._writer.acked if self._writer is not None else 0
+
+    def go_on(self) -> None:
+        """Do the next step now."""
+        with self._changed:
+            self._hurry, self._paused = True, False
+            self._changed.notify_all()
+
+    def pause(self) -> None:
+        """Pause, or go on."""
+        with self._changed:
+            self._paused = not self._paused
+            self._changed.notify_all()
+
+    def take_over(self) -> None:
+        """Pause: a person acts by hand."""
+        with self._changed:
+            self._paused = True
+
+    def stop(self) -> None:
+        """End the tour where it is."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(DRAIN_TIMEOUT_S)
+
+    # ---- the thread ------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        from cluster.client import Client
+        from cluster.demo.collect import Collector
+        from cluster.local import LocalCluster
+
+        cluster = LocalCluster(self._run_dir)
+        collector = Collector(self._run_dir)
+        client = Client(cluster.endpoints(), CLIENT_TIMEOUT_S)
+        try:
+            self._conduct(cluster, client, collector)
+        except CommandError as error:
+            if not self._stopping:
+                self.error = error
+                self._say(f"the tour ended: {error}")
+                self._verdict = Verdict("TOUR FAILED", "bad")
+        finally:
+            client.close()
+            collector.close()
+            cluster.close()
+
+    def _conduct(self, cluster: LocalCluster, client: Client, collector: Collector) -> None:
+        from cluster.demo.tour import Tour
+
+        writer = Writer(client, self._plan)
+        self._writer = writer
+        tour = Tour(cluster, writer, self._say)
+        started = time.monotonic()
+        writer.start()
+        steps = steps_for(cluster.spec.nodes)
+        before = 0.0
+        for number, step in enumerate(steps, 1):
+            name = f"step {number}/{len(steps)}"
+            if not self._await(f"{name}: {step.caption}", (step.share - before) * self._seconds):
+                writer.finish(0)
+                return
+            before = step.share
+            self._do(tour, step, name, started)
+        if not self._await("the end: heal, and read everything back", (1 - before) * self._seconds):
+            writer.finish(0)
+            return
+        self._finish(cluster, client, collector, (tour, writer, started))
+
+    def _do(self, tour: Tour, step: Step, name: str, started: float) -> None:
+        """Do one step, and remember what it did for the event list."""
+        begun = _now_ms()
+        open_deed = Deed(begun, 1 << 62, tuple(range(1, 16)), f"tour {name}")
+        self._deeds = (*self._deeds, open_deed)
+        tour.do(step, started)
+        fault = tour.faults[-1]
+        closed = replace(open_deed, end_ms=_now_ms(), nodes=fault.nodes)
+        self._deeds = (*self._deeds[:-1], closed)
+        self._pause_for(SHOWN_S)
+
+    def _await(self, words: str, seconds: float) -> bool:
+        """Announce what comes, and wait for its time; pauses stop the clock. False: leave."""
+        left = max(0.0, seconds)
+        with self._changed:
+            self._words, self._hurry = words, False
+            while not self._stopping and not self._hurry and (left > 0 or self._paused):
+                self._waiting_s = left
+                before = time.monotonic()
+                self._changed.wait(LOOK_S)
+                if not self._paused:
+                    left -= time.monotonic() - before
+            self._waiting_s = None
+            return not self._stopping
+
+    def _pause_for(self, seconds: float) -> None:
+        with self._changed:
+            self._hurry = False
+            self._changed.wait_for(lambda: self._stopping or self._hurry, seconds)
+
+    def _say(self, words: str) -> None:
+        with self._changed:
+            self._words = words.strip()
+
+    def _finish(
+        self,
+        cluster: LocalCluster,
+        client: Client,
+        collector: Collector,
+        run: tuple[Tour, Writer, float],
+    ) -> None:
+        """Stop writing, heal, read everything back, and judge."""
+        from cluster.demo.report import Report
+        from cluster.demo.verify import verify
+
+        tour, writer, started = run
+        self._say("writing ends; waiting for the last answers")
+        if not writer.finish(DRAIN_TIMEOUT_S):
+            raise CommandError(Exit.NO_QUORUM, "puts are unanswered; see the logs")
+        if writer.error is not None:
+            raise CommandError(Exit.FAILED, str(writer.error))
+        elapsed = time.monotonic() - started
+        tour.heal()
+        collector.take(cluster.frame())
+        self._say("reading everything back, through the leader and from every replica")
+        findings = verify(
+            client, cluster.spec.node_ids, writer.acknowledged,
+            lambda source: self._say(f"reading everything back, now from {source}"),
+        )  # fmt: skip
+        report = Report(
+            plan=self._plan,
+            nodes=cluster.spec.nodes,
+            seconds=elapsed,
+            acknowledged=writer.acknowledged,
+            faults=tuple(tour.faults),
+            findings=findings,
+            totals=tuple(collector.totals()),
+            leaders=collector.leaders(),
+            data_dir=cluster.spec.data_dir,
+        )
+        self.report = report
+        acked = len(report.acknowledged.digests)
+        words = f"{report.verdict.upper()} {acked:,} acked, {len(findings.lost)} lost"
+        self._verdict = Verdict(words, "headstrong" if report.verdict == "pass" else "bad")
+        self._say(f"the tour is over: {words}. The cluster is yours until q")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

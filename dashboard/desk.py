@@ -1,0 +1,708 @@
+"""The desk: everything the dashboard does, without a terminal.
+
+Keys come in (`press`), time passes (`collect`), and `picture`, `view` and `beside` say what is to be
+seen; `dashboard.app` paints that. The clock, the frames and the hands that act are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from cluster.actions import ACTIONS, Action
+from cluster.api import ActionResult
+from cluster.exits import CommandError
+from cluster.frames import ClusterFrame, Event
+from dashboard.chord import action_for, choices_for, chord_view
+from dashboard.keys import KEYS, Key, key_for, keys_on
+from dashboard.presenter.events import ELECTIONS, FAULTS, clock_ms
+from dashboard.presenter.history import History
+from dashboard.presenter.microscope import WalSight
+from dashboard.presenter.node_detail import Dossier
+from dashboard.presenter.overlay import PaletteView, Question
+from dashboard.presenter.screen import Beside
+from dashboard.presenter.view import TABS, Deed, Page, Picture, Verdict, View
+from dashboard.source import FrameSource
+
+__all__ = ["Desk", "Hands", "Tour"]
+
+DEEDS_MAX: Final = 200
+NOTICE_MS: Final = 6_000
+SEEK_MS: Final = 10_000
+WARM_UP_MS: Final = 70_000
+"""A cursor that jumps needs this much of the past for its charts."""
+SPEEDS: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+OPEN_END_MS: Final = 1 << 62
+
+
+class Hands(Protocol):
+    """What acts on the cluster; a future's error is a `CommandError`."""
+
+    def submit(self, action: Action, selector: str) -> Future[ActionResult]:
+        """Begin a verb on the nodes that a selector names."""
+
+
+class Tour(Protocol):
+    """A scripted tour that runs beside the desk; every method returns at once."""
+
+    @property
+    def caption(self) -> str:
+        """What is about to happen, and why."""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the tour's writer (and at the end its check) has found so far."""
+
+    @property
+    def deeds(self) -> tuple[Deed, ...]:
+        """What its steps did."""
+
+    def go_on(self) -> None:
+        """Do the next step now."""
+
+    def pause(self) -> None:
+        """Pause, or go on."""
+
+    def take_over(self) -> None:
+        """A person acts by hand: pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A verb that took effect and how to take it back."""
+
+    action: Action
+    nodes: tuple[int, ...]
+
+
+class Desk:
+    """State and commands. Everything runs on the screen's thread."""
+
+    def __init__(
+        self,
+        source: FrameSource,
+        clock_ms: Callable[[], int],
+        *,
+        hands: Hands | None = None,
+        tour: Tour | None = None,
+        actions: Sequence[Action] = ACTIONS,
+        leave_question: str = "",
+    ) -> None:
+        self.view = View(
+            mode="replay" if source.kind == "replay" else "live", demo=tour is not None
+        )
+        self.view = replace(self.view, readonly=hands is None)
+        self.dossier: Dossier | None = None
+        self.sight: WalSight | None = None
+        self.requests: list[str] = []
+        """What only the app can do: "leave", "screenshot", "theme"."""
+        self.actions = actions
+        self._source = source
+        self._clock_ms = clock_ms
+        self._hands = hands
+        self._tour = tour
+        self._leave_question = leave_question
+        self._history = History()
+        self._frame: ClusterFrame | None = None
+        self._cursor_ms: int | None = None
+        self._deeds: list[Deed] = []
+        self._done: list[_Done] = []
+        self._running: list[tuple[Future[ActionResult], Action, Deed]] = []
+        self._notice_until_ms = 0
+        self._chord_open = False
+        self._question: tuple[Question, Callable[[], None]] | None = None
+        self._palette: PaletteView | None = None
+        self._filtering = False
+        self._played_at_ms: int | None = None
+        self._first_seen = False
+        self._events: Sequence[Event] = ()
+        self.collect()
+        if source.kind == "replay":
+            span = source.span()
+            self._seek(span[0] if span else 0)
+
+    # ---- what is to be seen ----------------------------------------------------------------
+
+    @property
+    def features(self) -> frozenset[str]:
+        """The features that keys ask for."""
+        found = {
+            "act": self._hands is not None and self.view.mode != "replay",
+            "demo": self._tour is not None,
+            "replay": self.view.mode == "replay",
+        }
+        return frozenset(name for name, there in found.items() if there)
+
+    @property
+    def picture(self) -> Picture:
+        """The picture as of the cursor."""
+        source, frame = self._source, self._frame
+        span = source.span() or (0, 0)
+        now = self._cursor_ms
+        if now is None:
+            now = frame.unix_ms if frame else 0
+        events = self._events
+        epoch = min([span[0], *(event.unix_ms for event in events[:1])])
+        if events and events[-1].unix_ms > now:
+            events = [event for event in events if event.unix_ms <= now]
+        tour = self._tour
+        return Picture(
+            frame,
+            self._history,
+            events,
+            now_ms=now,
+            newest_ms=span[1],
+            oldest_ms=span[0],
+            epoch_ms=epoch,
+            clock_ms=self._clock_ms() if self.view.mode == "live" else now,
+            deeds=(*(tour.deeds if tour else ()), *self._deeds),
+            verdict=tour.verdict if tour else None,
+            problem=source.problem if self.view.mode == "live" else None,
+        )
+
+    @property
+    def beside(self) -> Beside:
+        """What a screen shows besides the picture."""
+        frame = self._frame
+        chord = None
+        if self._chord_open and frame is not None:
+            chord = chord_view(frame, self.view.selected, self.view.group, self.actions)
+        return Beside(
+            keys=tuple(keys_on(self.view.page, self.features)),
+            help_keys=tuple(keys_on(self.view.helped, self.features)),
+            choices=choices_for(self.actions) if "act" in self.features else (),
+            dossier=self.dossier,
+            sight=self.sight,
+            chord=chord,
+            question=None if self._question is None else self._question[0],
+            palette=self._palette,
+        )
+
+    @property
+    def frame(self) -> ClusterFrame | None:
+        """The frame of the cursor."""
+        return self._frame
+
+    @property
+    def leader(self) -> int | None:
+        """Who leads the shown group at the cursor."""
+        return None if self._frame is None else self._frame.leader(self.view.group)
+
+    # ---- time passes -----------------------------------------------------------------------
+
+    def collect(self) -> bool:
+        """Take what has arrived since the last time; say whether there is anything new to see."""
+        changed = self._finish_verbs()
+        changed = self._expire_notice() or changed
+        newest = self._source.latest()
+        if self._tour is not None and self._tour.caption != self.view.caption:
+            self.view = replace(self.view, caption=self._tour.caption)
+            changed = True
+        if self.view.mode == "replay":
+            return self._play() or changed
+        if newest is None or (self._history and newest.unix_ms <= self._newest_taken):
+            return changed or self._source.problem is not None
+        self._newest_taken = newest.unix_ms
+        self._history.add(newest)
+        self._events = self._source.events()
+        if self._cursor_ms is None:
+            self._frame = newest
+        self._greet(newest)
+        return True
+
+    _newest_taken = 0
+
+    def _greet(self, frame: ClusterFrame) -> None:
+        """Select the leader at the first sight of one."""
+        known = [part.node for part in frame.nodes]
+        if not self._first_seen and frame.leader() is not None:
+            self._first_seen = True
+            self.view = replace(self.view, selected=frame.leader() or known[0])
+        if self.view.selected not in known:
+            self.view = replace(self.view, selected=known[0])
+        if self.view.peer not in known:
+            self.view = replace(self.view, peer=known[-1])
+
+    def _play(self) -> bool:
+        if not self.view.speed:
+            return False
+        now = self._clock_ms()
+        before, self._played_at_ms = self._played_at_ms, now
+        span = self._source.span()
+        if before is None or span is None or self._cursor_ms is None:
+            return False
+        self._seek(min(span[1], self._cursor_ms + int((now - before) * self.view.speed)))
+        if self._cursor_ms >= span[1]:
+            self.view = replace(self.view, speed=0.0)
+        return True
+
+    def _expire_notice(self) -> bool:
+        if self.view.notice and self._clock_ms() > self._notice_until_ms:
+            self.view = replace(self.view, notice="")
+            return True
+        return False
+
+    def say(self, text: str) -> None:
+        """Show a line for some seconds."""
+        self.view = replace(self.view, notice=text)
+        self._notice_until_ms = self._clock_ms() + NOTICE_MS
+
+    # ---- keys ------------------------------------------------------------------------------
+
+    def press(self, key: str, character: str | None = None) -> None:
+        """Take one key (Textual's name, and the character it stands for)."""
+        if self._question is not None:
+            self._answer(key)
+        elif self._palette is not None:
+            self._type(key, character)
+        elif self._chord_open:
+            self._second_key(key, character)
+        elif (found := key_for(key, self.view.page, self.features)) is not None:
+            self.run(found)
+        elif key in ("x", "u") and "act" not in self.features:
+            why = (
+                "in a recording nothing can be changed"
+                if self.view.mode == "replay"
+                else "--readonly"
+            )
+            self.say(f"no faults from here: {why}")
+
+    def run(self, key: Key) -> None:
+        """Do what a key of the table does."""
+        method = getattr(self, f"_do_{key.command}")
+        method()
+
+    def _answer(self, key: str) -> None:
+        assert self._question is not None
+        _, consequence = self._question
+        self._question = None
+        if key == "y":
+            consequence()
+        else:
+            self.say("cancelled")
+
+    # ---- choosing --------------------------------------------------------------------------
+
+    def _do_help(self) -> None:
+        if self.view.page == "help":
+            self._page(self.view.helped)
+        else:
+            self.view = replace(self.view, helped=self.view.page)
+            self._page("help")
+
+    def _do_back(self) -> None:
+        if self.view.page == "help":
+            self._page(self.view.helped)
+        elif self.view.page == "main" and self.view.filter:
+            self.view = replace(self.view, filter="")
+        elif self.view.page == "main":
+            self.view = replace(self.view, zoomed=False)
+        else:
+            self._page("main")
+
+    def _page(self, page: Page) -> None:
+        self.view = replace(self.view, page=page, scroll=0)
+
+    def _do_next_node(self) -> None:
+        self._move(1)
+
+    def _do_previous_node(self) -> None:
+        self._move(-1)
+
+    def _move(self, step: int) -> None:
+        if self.view.page == "groups":
+            self._select_group(self.view.group + step)
+        elif self.view.page == "wal":
+            self.view = replace(self.view, scroll=max(0, self.view.scroll - step))
+        elif self.view.page == "help":
+            self.view = replace(self.view, scroll=max(0, self.view.scroll + step))
+        else:
+            self.view = replace(self.view, selected=self._neighbour(self.view.selected, step))
+
+    def _neighbour(self, node: int, step: int) -> int:
+        known = [part.node for part in self._frame.nodes] if self._frame else [node]
+        place = known.index(node) if node in known else 0
+        return known[(place + step) % len(known)]
+
+    def select(self, node: int) -> None:
+        """Select a node, as a click does."""
+        if self._frame is not None and node in [part.node for part in self._frame.nodes]:
+            self.view = replace(self.view, selected=node)
+
+    def _do_leader(self) -> None:
+        if self.leader is None:
+            self.say("there is no leader to select")
+        else:
+            self.view = replace(self.view, selected=self.leader)
+
+    def _do_open(self) -> None:
+        self._page("main" if self.view.page == "groups" else "node")
+
+    def _do_link(self) -> None:
+        if self.view.peer == self.view.selected:
+            self.view = replace(self.view, peer=self._neighbour(self.view.selected, 1))
+        self._page("link")
+
+    def _do_wal(self) -> None:
+        self._page("wal")
+
+    def _do_groups(self) -> None:
+        self._page("main" if self.view.page == "groups" else "groups")
+
+    def _do_previous_peer(self) -> None:
+        self._turn_peer(-1)
+
+    def _do_next_peer(self) -> None:
+        self._turn_peer(1)
+
+    def _turn_peer(self, step: int) -> None:
+        peer = self._neighbour(self.view.peer, step)
+        if peer == self.view.selected:
+            peer = self._neighbour(peer, step)
+        self.view = replace(self.view, peer=peer)
+
+    def _do_page_up(self) -> None:
+        step = 10 if self.view.page == "wal" else -10
+        self.view = replace(self.view, scroll=max(0, self.view.scroll + step))
+
+    def _do_page_down(self) -> None:
+        step = -10 if self.view.page == "wal" else 10
+        self.view = replace(self.view, scroll=max(0, self.view.scroll + step))
+
+    def _do_previous_group(self) -> None:
+        self._select_group(self.view.group - 1)
+
+    def _do_next_group(self) -> None:
+        self._select_group(self.view.group + 1)
+
+    def _select_group(self, group: int) -> None:
+        groups = self._frame.groups if self._frame else 1
+        self.view = replace(self.view, group=group % groups)
+
+    def _do_tab(self) -> None:
+        self.view = replace(self.view, tab=(self.view.tab + 1) % len(TABS))
+
+    def _do_zoom(self) -> None:
+        self.view = replace(self.view, zoomed=not self.view.zoomed)
+
+    # ---- time ------------------------------------------------------------------------------
+
+    def _do_freeze(self) -> None:
+        if self.view.mode == "replay":
+            self._played_at_ms = self._clock_ms()
+            self.view = replace(self.view, speed=0.0 if self.view.speed else 1.0)
+        elif self.view.mode == "frozen":
+            self._do_live()
+        elif self._frame is not None:
+            self._freeze_at(self._frame.unix_ms)
+
+    def _do_live(self) -> None:
+        if self.view.mode == "replay":
+            span = self._source.span()
+            self._seek(span[1] if span else 0)
+            return
+        self._cursor_ms = None
+        self._frame = self._source.latest()
+        self.view = replace(self.view, mode="live")
+
+    def _freeze_at(self, unix_ms: int) -> None:
+        if self.view.mode == "live":
+            self.view = replace(self.view, mode="frozen")
+        self._seek(unix_ms)
+
+    def _seek(self, unix_ms: int) -> None:
+        """Put the cursor on a kept moment; everything is shown as of it."""
+        span = self._source.span()
+        if span is None:
+            return
+        self._cursor_ms = min(span[1], max(span[0], unix_ms))
+        if self.view.mode == "replay":
+            self._warm_up(self._cursor_ms)
+            self._events = self._source.events()
+        self._frame = self._source.at(self._cursor_ms)
+        if self._frame is not None:
+            self._greet(self._frame)
+
+    def _warm_up(self, cursor_ms: int) -> None:
+        """Fill the history with what a recording holds before the cursor."""
+        newest = self._history.newest_ms
+        start = cursor_ms - WARM_UP_MS
+        if newest is None or not start <= newest <= cursor_ms:
+            self._history = History()
+            newest = start
+        step = 0 if cursor_ms - newest < 3_000 else 250
+        for frame in self._source.between(newest, cursor_ms, step):
+            self._history.add(frame)
+
+    @property
+    def _now_ms(self) -> int:
+        if self._cursor_ms is not None:
+            return self._cursor_ms
+        return self._frame.unix_ms if self._frame else 0
+
+    def _do_event_back(self) -> None:
+        self._jump(-1, None)
+
+    def _do_event_forward(self) -> None:
+        self._jump(1, None)
+
+    def _do_election_back(self) -> None:
+        self._jump(-1, ELECTIONS)
+
+    def _do_election_forward(self) -> None:
+        self._jump(1, ELECTIONS)
+
+    def _do_fault_back(self) -> None:
+        self._jump(-1, FAULTS)
+
+    def _do_fault_forward(self) -> None:
+        self._jump(1, FAULTS)
+
+    def _jump(self, step: int, kinds: frozenset[str] | None) -> None:
+        """Go to the first frame that shows the next (or an earlier) event of some kinds."""
+        span = self._source.span()
+        if span is None:
+            return
+        now = self._now_ms
+        moments = sorted(
+            {
+                self._frame_of(event.unix_ms)
+                for event in self._source.events()
+                if (kinds is None or event.kind in kinds) and span[0] <= event.unix_ms <= span[1]
+            }
+        )
+        found = [m for m in moments if m > now] if step > 0 else [m for m in moments if m < now]
+        if not found:
+            where = "after" if step > 0 else "before"
+            self.say(f"there is no such event {where} this moment")
+            return
+        self._freeze_at(found[0] if step > 0 else found[-1])
+
+    def _frame_of(self, unix_ms: int) -> int:
+        """Return the moment of the first frame that can show an event."""
+        after = self._source.moments(unix_ms - 1, unix_ms + 2_000)
+        return after[0] if after else unix_ms
+
+    def _do_seek_back(self) -> None:
+        self._freeze_at(self._now_ms - SEEK_MS)
+
+    def _do_seek_forward(self) -> None:
+        self._freeze_at(self._now_ms + SEEK_MS)
+
+    def _do_frame_back(self) -> None:
+        moments = self._source.moments(self._now_ms - 5_000, self._now_ms - 1)
+        if moments:
+            self._freeze_at(moments[-1])
+
+    def _do_frame_forward(self) -> None:
+        moments = self._source.moments(self._now_ms, self._now_ms + 5_000)
+        if moments:
+            self._freeze_at(moments[0])
+
+    def _do_beginning(self) -> None:
+        self._freeze_at(0)
+
+    def _do_slower(self) -> None:
+        self._change_speed(-1)
+
+    def _do_faster(self) -> None:
+        self._change_speed(1)
+
+    def _change_speed(self, step: int) -> None:
+        speed = self.view.speed or 1.0
+        place = min(range(len(SPEEDS)), key=lambda i: abs(SPEEDS[i] - speed)) + step
+        self._played_at_ms = self._clock_ms()
+        self.view = replace(self.view, speed=SPEEDS[max(0, min(place, len(SPEEDS) - 1))])
+
+    # ---- faults ----------------------------------------------------------------------------
+
+    def _do_chord(self) -> None:
+        if self._frame is None:
+            self.say("there is no frame yet")
+            return
+        if self.view.mode == "frozen":
+            self._do_live()  # a fault meets the present, so the present is shown
+        self._chord_open = True
+
+    def _second_key(self, key: str, character: str | None) -> None:
+        if key in ("down", "up", "tab"):
+            step = -1 if key == "up" else 1
+            self.view = replace(self.view, selected=self._neighbour(self.view.selected, step))
+            return
+        self._chord_open = False
+        if key in ("escape", "x", "ctrl+c", "q"):
+            return
+        frame = self._source.latest()
+        if frame is None:
+            return
+        action = action_for(self.actions, character or key, frame.node(self.view.selected))
+        if action is None:
+            self.say(f"{character or key}: no verb that n{self.view.selected} takes now")
+            return
+        cause = f"you (x {character or key})"
+        self._ask_or_act(action, f"n{self.view.selected}", cause)
+
+    def _ask_or_act(self, action: Action, selector: str, cause: str) -> None:
+        if not action.asks:
+            self.act(action, selector, cause)
+            return
+        question = Question(
+            f"{action.name} {selector}?", f"{action.effect or action.help} Nothing undoes it."
+        )
+        self._question = (question, lambda: self.act(action, selector, cause))
+
+    def act(self, action: Action, selector: str, cause: str) -> None:
+        """Do a verb now; it is shown as `cause` in the events."""
+        if self._hands is None:
+            self.say("no faults from here: --readonly")
+            return
+        if self._tour is not None:
+            self._tour.take_over()
+        now = self._clock_ms()
+        node = selector.removeprefix("n")
+        nodes = (int(node),) if node.isdigit() else tuple(self._known())
+        deed = Deed(now, OPEN_END_MS, nodes, cause)
+        self._deeds = [*self._deeds[-DEEDS_MAX:], deed]
+        self._running.append((self._hands.submit(action, selector), action, deed))
+        self.say(f"{action.name} {selector} …")
+        self._finish_verbs()
+
+    def _known(self) -> list[int]:
+        return [part.node for part in self._frame.nodes] if self._frame else []
+
+    def _finish_verbs(self) -> bool:
+        """Look which verbs have ended, and tell of them."""
+        ended = [entry for entry in self._running if entry[0].done()]
+        for entry in ended:
+            future, action, deed = entry
+            self._running.remove(entry)
+            error = future.exception()
+            result = None if error else future.result()
+            nodes = result.nodes if result else deed.nodes
+            finished = replace(deed, end_ms=self._clock_ms(), nodes=nodes)
+            self._deeds = [finished if other is deed else other for other in self._deeds]
+            if result is None:
+                known = isinstance(error, CommandError)
+                self.say(f"{action.name}: {error if known else f'{type(error).__name__}: {error}'}")
+                continue
+            if action.reversible:
+                self._done.append(_Done(action, result.nodes))
+            states = ", ".join(f"{name} {state}" for name, state in result.states.items())
+            undo = f"   u: {action.undone_by}" if action.reversible else ""
+            self.say(f"{action.name}: {states}{undo}   {' '.join(result.notes)}".rstrip())
+        return bool(ended)
+
+    def _do_undo(self) -> None:
+        if not self._done:
+            self.say("there is nothing to undo")
+            return
+        done = self._done.pop()
+        undoing = next((a for a in self.actions if a.name == done.action.undone_by), None)
+        if undoing is None:
+            self.say(f"nothing undoes {done.action.name}")
+            return
+        selector = ",".join(f"n{node}" for node in done.nodes)
+        before = len(self._done)
+        self.act(undoing, selector, "you (u)")
+        del self._done[before:]  # an undo is not undone
+
+    # ---- palette and filter ----------------------------------------------------------------
+
+    def _do_palette(self) -> None:
+        self._filtering = False
+        self._palette = PaletteView(":", "", tuple(self._entries("")))
+
+    def _do_filter(self) -> None:
+        self._filtering = True
+        self._palette = PaletteView("events with", self.view.filter)
+
+    def _type(self, key: str, character: str | None) -> None:
+        palette = self._palette
+        assert palette is not None
+        typed = palette.typed
+        if key in ("escape", "ctrl+c"):
+            self._palette = None
+            return
+        if key == "enter":
+            self._palette = None
+            self._entered(palette)
+            return
+        if key in ("down", "up"):
+            step = 1 if key == "down" else -1
+            chosen = max(0, min(len(palette.entries) - 1, palette.chosen + step))
+            self._palette = replace(palette, chosen=chosen)
+            return
+        if key == "backspace":
+            typed = typed[:-1]
+        elif character is not None and character.isprintable():
+            typed += character
+        entries = () if self._filtering else tuple(self._entries(typed))
+        self._palette = replace(palette, typed=typed, entries=entries, chosen=0)
+
+    def _entries(self, typed: str) -> list[tuple[str, str]]:
+        """Return what the palette offers: verbs on a selector, commands, nodes, groups."""
+        found: list[tuple[str, str]] = []
+        words = typed.lower().split()
+        if "act" in self.features:
+            selector = words[1] if len(words) > 1 else f"n{self.view.selected}"
+            for choice in choices_for(self.actions):
+                if not words or choice.name.startswith(words[0]):
+                    found.append((f"{choice.name} {selector}", choice.effect))
+        for key in keys_on(self.view.page, self.features):
+            name = key.command.replace("_", " ")
+            if all(word in f"{name} {key.help}" for word in words):
+                found.append((name, f"{key.label}: {key.help}"))
+        groups = self._frame.groups if self._frame else 1
+        if len(words) == 2 and words[0] == "group" and words[1].isdigit():
+            found.insert(0, (f"group {words[1]}", f"of {groups}"))
+        if len(words) == 2 and words[0] == "seek" and clock_ms(words[1]) is not None:
+            found.insert(0, (f"seek {words[1]}", "to this time of the event list's clock"))
+        return found
+
+    def _entered(self, palette: PaletteView) -> None:
+        if self._filtering:
+            self.view = replace(self.view, filter=palette.typed.strip())
+            return
+        if not palette.entries:
+            self.say(f"no command {palette.typed!r}")
+            return
+        name, _ = palette.entries[palette.chosen]
+        first, _, rest = name.partition(" ")
+        action = next((a for a in self.actions if a.name == first), None)
+        if action is not None and rest and "act" in self.features:
+            self._ask_or_act(action, rest, f"you (:{name})")
+            return
+        moment = clock_ms(rest) if first == "seek" else None
+        if moment is not None:
+            self._freeze_at(self.picture.epoch_ms + moment)
+            return
+        if first == "group" and rest.isdigit():
+            self._select_group(int(rest))
+            return
+        command = name.replace(" ", "_")
+        self.run(next(key for key in KEYS if key.command == command))
+
+    # ---- tour and screen -------------------------------------------------------------------
+
+    def _do_tour_next(self) -> None:
+        if self._tour is not None:
+            self._tour.go_on()
+
+    def _do_tour_pause(self) -> None:
+        if self._tour is not None:
+            self._tour.pause()
+
+    def _do_theme(self) -> None:
+        self.requests.append("theme")
+
+    def _do_screenshot(self) -> None:
+        self.requests.append("screenshot")
+
+    def _do_leave(self) -> None:
+        if not self._leave_question:
+            self.requests.append("leave")
+            return
+        question = Question("end the demo and its cluster?", self._leave_question)
+        self._question = (question, lambda: self.requests.append("leave"))

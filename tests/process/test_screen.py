@@ -1,0 +1,172 @@
+"""The dashboard on a real terminal over a real cluster: faults by key, clean ends, true numbers."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.client import Client
+from cluster.local import LocalCluster
+from cluster.spec import ClusterSpec
+from tests.process.terminal import Terminal
+from tests.process.test_demo import processes_of, small_input
+from tests.process.wal_facts import read_facts
+
+RAFTDECK = [sys.executable, "-c", "import sys; from dashboard.cli import main; sys.exit(main())"]
+CRASH = """
+import sys
+from dashboard import cli, desk
+def crash(self):
+    raise RuntimeError("planted")
+desk.Desk._do_help = crash
+sys.exit(cli.main())
+"""
+CRASHING = [sys.executable, "-c", CRASH]
+
+
+@pytest.fixture
+def terminal():
+    opened: list[Terminal] = []
+
+    def make(command, **options) -> Terminal:
+        opened.append(Terminal(command, **options))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+def assert_nothing_is_left(desk: Path) -> None:
+    deadline = time.monotonic() + 20
+    while left := processes_of(desk):
+        assert time.monotonic() < deadline, f"processes are left: {left}"
+
+
+def demo_command(tmp_path: Path, desk: Path) -> list[str]:
+    source = ["--input", str(small_input(tmp_path)), "--data", str(desk / "data")]
+    return ["demo", "-n", "3", "--seconds", "600", *source]
+
+
+@pytest.mark.timeout(120)
+def test_a_presenter_kills_the_leader_by_keys_restarts_it_and_leaves(tmp_path, desk, terminal):
+    screen = terminal([*RAFTDECK, *demo_command(tmp_path, desk)])
+    led = screen.await_text(r"▲ \n*n(\d)\n* term (\d+)")
+    old = led[1]
+    assert len(processes_of(desk)) >= 5
+    before = screen.mark
+    screen.press("lx")
+    screen.await_text(rf"FAULT on \n*n{old} ▲ LEADER", since=before)
+    screen.await_text("SIGKILL: gone at once", since=before)
+    screen.press("k")
+    screen.await_text(rf"n{old} killed \(signal SIGKILL\)", since=before)
+    screen.await_text(r"you \(x k\)", since=before)
+    new = screen.await_text(rf"▲ \n*n([^{old}])\n* term (\d+)", since=before)
+    assert int(new[2]) > int(led[2])
+    screen.await_text("TOUR PAUSED", since=before)
+    before = screen.mark
+    screen.press("xr")
+    screen.await_text(rf"start: n{old} running", since=before)
+    screen.await_text("3 up", since=before)
+    screen.press("q")
+    screen.await_text("end the demo and its cluster")
+    screen.press("y")
+    assert screen.ends() == 0
+    assert screen.restored()
+    assert str(desk / "data") in screen.text
+    assert_nothing_is_left(desk)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_demo_its_cluster_and_restores_the_terminal(
+    tmp_path, desk, terminal, number
+):
+    screen = terminal([*RAFTDECK, *demo_command(tmp_path, desk)])
+    screen.await_text("step 1/6")
+    screen.process.send_signal(number)
+    assert screen.ends() == 128 + number
+    assert screen.restored()
+    assert_nothing_is_left(desk)
+
+
+@pytest.fixture
+def cluster(desk):
+    spec = ClusterSpec(name="shown", data_dir=desk / "data", nodes=3)
+    with LocalCluster.launch(spec) as launched:
+        launched.wait_ready()
+        yield launched
+
+
+def leave(screen: Terminal) -> None:
+    screen.press("q")
+    assert screen.ends() == 0
+    assert screen.restored()
+
+
+@pytest.mark.timeout(120)
+def test_a_crash_inside_and_a_closed_window_leave_the_cluster_alone(cluster, terminal):
+    screen = terminal([*CRASHING, "dash"])
+    screen.await_text("LEADER")
+    screen.press("?")
+    assert screen.ends() == 4
+    assert screen.restored()
+    assert "planted" in screen.text
+    assert len(cluster.frame().healthy()) == 3
+
+    screen = terminal([*RAFTDECK, "dash"])
+    screen.await_text("LEADER")
+    screen.hang_up()
+    assert screen.process.wait(20) in (128 + signal.SIGHUP, -signal.SIGHUP, 4)
+    assert len(cluster.frame().healthy()) == 3
+
+
+def rows_of(screen: Terminal, since: int) -> dict[int, list[str]]:
+    """The newest painted row of each node, as words."""
+    found = {}
+    for match in re.finditer(
+        r"([▲○]) (LEADER|follow)([^│]*)│", screen.text[since:].replace("\n", "")
+    ):
+        head = screen.text[since:].replace("\n", "")[: match.start()]
+        found[int(head.split()[-1].strip("│▸"))] = match[0].split()
+    return found
+
+
+@pytest.mark.timeout(120)
+def test_the_screen_shows_what_proc_and_the_logs_say(cluster, terminal):
+    with Client(cluster.endpoints(), 20.0) as client:
+        for number in range(40):
+            client.put(b"key %d" % number, b"value")
+    cluster.wait_for(lambda frame: len(frame.caught_up()) == 3, 20, "all caught up")
+    frame = cluster.frame()
+    screen = terminal([*RAFTDECK, "dash", "--readonly"], size=(120, 36))
+    screen.await_text("READ-ONLY")
+    rows: dict[int, list[str]] = {}
+    deadline = time.monotonic() + 20
+    while len(rows) < 3 and time.monotonic() < deadline:
+        screen.pump(0.1)
+        rows = rows_of(screen, 0)
+    assert set(rows) == {1, 2, 3}, screen.text[-3000:]
+    resident = {}
+    for node, words in rows.items():
+        pid = int(words[2])
+        assert os.fsencode(f"n{node}") in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert pid == frame.node(node).process.pid
+        resident[node] = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+    leave(screen)
+    shown = {node: (int(words[3]), int(words[5].replace(",", ""))) for node, words in rows.items()}
+    data_dir = cluster.spec.data_dir
+    cluster.down()
+    for node, (term, commit) in shown.items():
+        facts = read_facts(node, data_dir / f"n{node}" / "wal")
+        assert term == facts.hard_states[-1][0]
+        last = max(base + count - 1 for (_, base), (count, _) in facts.batches.items())
+        assert commit == last, f"n{node}: the screen says {commit}, the log {last}"
+        mib = float(next(word for word in rows[node] if re.fullmatch(r"[\d.]+M", word))[:-1])
+        assert mib == pytest.approx(resident[node] / (1 << 20), rel=0.25)
