@@ -8,13 +8,14 @@ verbatim over the wire and into every log; the frame prefix is local to one log.
      4  1 version          40  4 payload_len        8  8 sequence
      5  1 kind             44  4 payload_crc       16  8 durable_pos
      6  2 flags            48  8 reserved (0)      24  4 frame_len (96 + payload_len)
-     8  4 group            56  4 reserved (0)      28  4 frame_crc (bytes 0..27 + header)
+     8  4 group            56  4 reserved (0)      28  4 frame_crc (0..27, header 0..59)
     12  4 count            60  4 header_crc
     16  8 term                                    then header, body, zeros to a multiple of 8
     24  8 base_index
 
 The frame CRC covers prefix and header; the body has its own CRC in the header: one pass over the
-payload per node.
+payload per node. It leaves the header's own CRC out: over a whole header, which ends in its CRC, any
+CRC-32C comes to the same, and would bind the prefix to no header in particular (format 1 did that).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ __all__ = [
 Buffer = bytes | bytearray | memoryview
 
 MAGIC: Final = 0x3142_4452
-VERSION: Final = 1
+VERSION: Final = 2
 HEADER_BYTES: Final = 64
 PREFIX_BYTES: Final = 32
 FRAME_BYTES_MIN: Final = PREFIX_BYTES + HEADER_BYTES
@@ -145,11 +146,19 @@ class RecordHeader:
 
 
 def _foreign(magic: int, version: int, kind: int) -> FrameError | NewerFormatError:
-    """Return the error for a header whose CRC holds and which is not of this format."""
+    """Return the error for a header whose CRC holds and which is not of this format.
+
+    NewerFormatError also for an older one: neither may be taken for damage, and be cut.
+    """
     if magic == MAGIC and version > VERSION:
         return NewerFormatError(
             f"record format {version} is newer than {VERSION}, the newest this version reads;"
             " update raftdeck"
+        )
+    if magic == MAGIC and 0 < version < VERSION:
+        return NewerFormatError(
+            f"record format {version} is older than {VERSION}, the only one that this version reads;"
+            " read it with the raftdeck that wrote it, and begin with an empty directory"
         )
     return FrameError(f"magic {magic:08x}, version {version}, kind {kind}: not of this format")
 
@@ -263,7 +272,8 @@ def encode_prefix(prefix: FramePrefix, header: bytes) -> bytes:
 def frame_head(uid: int, sequence: int, durable_pos: int, frame_len: int, header: bytes) -> bytes:
     """Do what `encode_prefix` does, without a value in between: this runs once per frame."""
     head = _PREFIX.pack(uid, sequence, durable_pos, frame_len)
-    return head + _CRC.pack(crc32c(header, crc32c(head))) + header
+    bound = memoryview(header)[: -_CRC.size]
+    return head + _CRC.pack(crc32c(bound, crc32c(head))) + header
 
 
 def decode_head(
@@ -277,12 +287,15 @@ def decode_head(
     head = _HEAD.unpack_from(view, offset)
     uid, sequence, durable_pos, frame_len, frame_crc, magic, version, kind = head[:8]
     start = offset + PREFIX_BYTES
-    computed = crc(view[start : start + HEADER_BYTES], crc(view[offset : start - _CRC.size], 0))
-    if computed != frame_crc:
-        raise FrameError("frame CRC", frame_crc, computed)
-    computed = crc(view[start : start + HEADER_BYTES - _CRC.size], 0)
+    bound = view[start : start + HEADER_BYTES - _CRC.size]
+    computed = crc(bound, 0)
     if computed != head[18]:
         raise FrameError("header CRC", head[18], computed)
+    if magic == MAGIC and version != VERSION:
+        raise _foreign(magic, version, kind)  # the frame CRC may be another one's
+    computed = crc(bound, crc(view[offset : start - _CRC.size], 0))
+    if computed != frame_crc:
+        raise FrameError("frame CRC", frame_crc, computed)
     if magic != MAGIC or version != VERSION or kind not in _KINDS or head[16] or head[17]:
         raise _foreign(magic, version, kind)
     fields = kind, head[9], head[10], head[11], head[12], head[14]
@@ -295,7 +308,8 @@ def decode_prefix(buffer: Buffer) -> FramePrefix:
     if len(view) < FRAME_BYTES_MIN:
         raise FrameError("the frame is cut off")
     (stored,) = _CRC.unpack_from(view, _PREFIX.size)
-    computed = crc32c(view[PREFIX_BYTES:FRAME_BYTES_MIN], crc32c(view[: _PREFIX.size]))
+    bound = view[PREFIX_BYTES : FRAME_BYTES_MIN - _CRC.size]
+    computed = crc32c(bound, crc32c(view[: _PREFIX.size]))
     if stored != computed:
         raise FrameError("frame CRC", stored, computed)
     return FramePrefix(*_PREFIX.unpack_from(view))

@@ -332,7 +332,7 @@ def test_the_forged_batch_is_sound_when_nothing_is_changed():
 def test_a_batch_of_a_newer_format_is_refused_like_any_other():
     """It is the peer that is newer, not our log: no reason to end (it once was exit 76)."""
     head = bytearray(forged(GOOD_BODY, count=2)[0][:60])
-    head[4] = 2
+    head[4] = 3
     from wal.checksum import crc32c
 
     newer = bytes(head) + struct.pack("<I", crc32c(head))

@@ -55,7 +55,7 @@ def test_a_batch_header_lies_byte_for_byte_as_documented() -> None:
     assert record.body == bytes.fromhex("02000000 00000000 01000000") + b"abc"
     assert record.header[:60] == bytes.fromhex(
         "52444231"  # magic "RDB1"
-        "01 01 0000"  # version, kind BATCH, flags
+        "02 01 0000"  # version, kind BATCH, flags
         "04030201 03000000"  # group, count
         "1817161514131211"  # term
         "2827262524232221"  # base index
@@ -80,7 +80,7 @@ def test_a_frame_prefix_lies_byte_for_byte_as_documented() -> None:
     assert frame[:28] == bytes.fromhex(
         "8877665544332211 9900000000000000 6000000007000000 60000000"
     )
-    assert struct.unpack("<I", frame[28:32]) == (reference(header, reference(frame[:28])),)
+    assert struct.unpack("<I", frame[28:32]) == (reference(header[:60], reference(frame[:28])),)
     assert frame[32:] == header
 
 
@@ -148,7 +148,30 @@ def test_a_prefix_survives_its_encoding_and_covers_the_header(
         frame[offset] ^= 0x10
         with pytest.raises(FrameError):
             decode_prefix(frame)
+            RecordHeader.unpack(frame[32:])  # its own CRC is its own to check
         frame[offset] ^= 0x10
+
+
+def test_a_prefix_belongs_to_its_header_and_to_no_other() -> None:
+    """A CRC over a header and the header's own CRC is the same for every header there is."""
+    one, other = batch_record(0, 1, 31, [b"x"]).header, batch_record(0, 1, 21, [b"y"]).header
+    frame = encode_prefix(FramePrefix(8, 82, 7 << 32, 105), one)
+    assert decode_prefix(frame).sequence == 82
+    mixed = frame[:32] + other
+    with pytest.raises(FrameError, match="frame CRC"):
+        decode_prefix(mixed)
+    with pytest.raises(FrameError, match="frame CRC"):
+        decode_head(memoryview(mixed), 0, crc32c)
+
+
+def test_a_frame_of_an_older_format_is_refused_and_not_taken_for_damage() -> None:
+    head = bytearray(batch_record(0, 1, 31, [b"x"]).header[:60])
+    head[4] = 1
+    old = with_crc(bytes(head))
+    with pytest.raises(NewerFormatError, match="record format 1 is older than 2"):
+        decode_head(memoryview(bytes(32) + old), 0, crc32c)
+    with pytest.raises(NewerFormatError, match="record format 1 is older than 2"):
+        RecordHeader.unpack(old)
 
 
 @given(U32, U64, U64, st.lists(st.binary(max_size=40), min_size=1, max_size=12))
@@ -214,8 +237,8 @@ def with_crc(head: bytes) -> bytes:
 
 def test_a_newer_record_format_is_told_from_damage() -> None:
     header = truncate_record(0, 1).header
-    with pytest.raises(NewerFormatError, match="record format 2 is newer than 1"):
-        RecordHeader.unpack(with_crc(header[:4] + b"\2" + header[5:60]))
+    with pytest.raises(NewerFormatError, match="record format 3 is newer than 2"):
+        RecordHeader.unpack(with_crc(header[:4] + b"\3" + header[5:60]))
 
 
 @pytest.mark.parametrize(("offset", "value"), [(0, 0), (4, 0), (5, 0), (5, 8), (48, 1), (56, 1)])

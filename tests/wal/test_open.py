@@ -88,10 +88,10 @@ def test_a_log_belongs_to_one_node_of_one_cluster() -> None:
 
 
 def newer_record(fs: CrashFilesystem) -> None:
-    """Append a frame, valid in every other way, whose record says version 2."""
+    """Append a frame, valid in every other way, whose record says version 3."""
     found = recover(fs, DIRECTORY)
     head = bytearray(batch(2).header[:60])
-    head[4] = 2
+    head[4] = 3
     header = bytes(head) + reference(bytes(head)).to_bytes(4, "little")
     body = batch(2).body
     prefix = FramePrefix(found.uid, found.sequence, found.end, 96 + len(body))
