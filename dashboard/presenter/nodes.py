@@ -199,11 +199,15 @@ def _every_second(picture: Picture, cells: int) -> list[Sample]:
 
 
 def _ceiling(picture: Picture, cells: int) -> float:
-    """Return the scale's fixed top: the next 1, 2 or 5 above what the last minutes have seen."""
+    """Return the scale's fixed top: the next 1, 2 or 5 above what the leaders applied.
+
+    A node that catches up applies ten times that; its bars are full, and the others stay readable.
+    """
     highest = 0.0
     for sample in _every_second(picture, min(cells, SPARK_CELLS_MAX) or 1):
-        for node in sample.nodes.values():
-            highest = max(highest, node.applied_per_s or 0.0)
+        leaders = {leader for leader, _, _ in sample.groups if leader} or set(sample.nodes)
+        for number in leaders & set(sample.nodes):
+            highest = max(highest, sample.nodes[number].applied_per_s or 0.0)
     return nice_ceiling(highest)
 
 
