@@ -279,6 +279,7 @@ def test_silence_between_followers_is_no_cut():
     assert n1.snapshot is not None
     n1 = replace(n1, snapshot=replace(n1.snapshot, links=(quiet,)))
     assert link_cell(replace(calm, nodes=(n1, *calm.nodes[1:])), 1, 3) == ("·", "dim")
+    assert n1.snapshot is not None
     n1 = replace(n1, snapshot=replace(n1.snapshot, links=(replace(quiet, node=2),)))
     assert link_cell(replace(calm, nodes=(n1, *calm.nodes[1:])), 1, 2) == ("╳", "cut")
 
