@@ -107,7 +107,8 @@ def _notes(frame: ClusterFrame) -> list[str]:
         "? never heard",
         "· none due",
         f"dropped {scaled(dropped, 7)}",
-        f"malformed {scaled(malformed, 5)}, foreign {scaled(foreign, 5)}",
+        f"malformed {scaled(malformed, 5)}",
+        f"foreign {scaled(foreign, 7)}",
     ]
 
 

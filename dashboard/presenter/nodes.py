@@ -32,6 +32,8 @@ from node.metrics import GroupSnapshot, WalSnapshot
 __all__ = ["brief_rows", "node_rows", "process_words", "sparkline"]
 
 SPARK_STEP_MS: Final = 1_000
+SPARK_STALE_MS: Final = 1_500
+"""Unwatched, a supervisor makes one frame a second; a bar may be that old, and a little more."""
 SPARK_CELLS_MAX: Final = 60
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 P99_WARN_MS: Final = 10.0
@@ -192,7 +194,7 @@ def _every_second(picture: Picture, cells: int) -> list[Sample]:
     for step in range(cells):
         moment = first + (step + 1) * SPARK_STEP_MS
         sample = picture.history.at(moment)
-        if sample is None or sample.unix_ms < moment - SPARK_STEP_MS:
+        if sample is None or sample.unix_ms < moment - SPARK_STALE_MS:
             sample = _NOTHING
         found.append(sample)
     return found
