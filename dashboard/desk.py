@@ -7,41 +7,29 @@ seen; `dashboard.app` paints that. The clock, the frames and the hands that act 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Protocol
 
 from cluster.actions import ACTIONS, Action
-from cluster.api import ActionResult
-from cluster.exits import CommandError
-from cluster.frames import ClusterFrame, Event
+from cluster.frames import ClusterFrame
 from dashboard.chord import action_for, choices_for, chord_view
+from dashboard.deeds import Deeds, Hands
 from dashboard.keys import KEYS, Key, key_for, keys_on
+from dashboard.palette import entries_for
 from dashboard.presenter.events import ELECTIONS, FAULTS, clock_ms
-from dashboard.presenter.history import History
 from dashboard.presenter.microscope import WalSight
 from dashboard.presenter.node_detail import Dossier
 from dashboard.presenter.overlay import PaletteView, Question
 from dashboard.presenter.screen import Beside
 from dashboard.presenter.view import TABS, Deed, Page, Picture, Verdict, View
 from dashboard.source import FrameSource
+from dashboard.timeline import Timeline
 
 __all__ = ["Desk", "Hands", "Tour"]
 
-DEEDS_MAX: Final = 200
 NOTICE_MS: Final = 6_000
 SEEK_MS: Final = 10_000
-WARM_UP_MS: Final = 70_000
-"""A cursor that jumps needs this much of the past for its charts."""
 SPEEDS: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-OPEN_END_MS: Final = 1 << 62
-
-
-class Hands(Protocol):
-    """What acts on the cluster; a future's error is a `CommandError`."""
-
-    def submit(self, action: Action, selector: str) -> Future[ActionResult]:
-        """Begin a verb on the nodes that a selector names."""
 
 
 class Tour(Protocol):
@@ -69,14 +57,6 @@ class Tour(Protocol):
         """A person acts by hand: pause."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """A verb that took effect and how to take it back."""
-
-    action: Action
-    nodes: tuple[int, ...]
-
-
 class Desk:
     """State and commands. Everything runs on the screen's thread."""
 
@@ -99,17 +79,12 @@ class Desk:
         self.requests: list[str] = []
         """What only the app can do: "leave", "screenshot", "theme"."""
         self.actions = actions
+        self.time = Timeline(source)
         self._source = source
         self._clock_ms = clock_ms
-        self._hands = hands
+        self._deeds = Deeds(hands) if hands is not None else None
         self._tour = tour
         self._leave_question = leave_question
-        self._history = History()
-        self._frame: ClusterFrame | None = None
-        self._cursor_ms: int | None = None
-        self._deeds: list[Deed] = []
-        self._done: list[_Done] = []
-        self._running: list[tuple[Future[ActionResult], Action, Deed]] = []
         self._notice_until_ms = 0
         self._chord_open = False
         self._question: tuple[Question, Callable[[], None]] | None = None
@@ -117,7 +92,6 @@ class Desk:
         self._filtering = False
         self._played_at_ms: int | None = None
         self._first_seen = False
-        self._events: Sequence[Event] = ()
         self.collect()
         if source.kind == "replay":
             span = source.span()
@@ -129,7 +103,7 @@ class Desk:
     def features(self) -> frozenset[str]:
         """The features that keys ask for."""
         found = {
-            "act": self._hands is not None and self.view.mode != "replay",
+            "act": self._deeds is not None and self.view.mode != "replay",
             "demo": self._tour is not None,
             "replay": self.view.mode == "replay",
         }
@@ -138,26 +112,23 @@ class Desk:
     @property
     def picture(self) -> Picture:
         """The picture as of the cursor."""
-        source, frame = self._source, self._frame
+        source, time = self._source, self.time
         span = source.span() or (0, 0)
-        now = self._cursor_ms
-        if now is None:
-            now = frame.unix_ms if frame else 0
-        events = self._events
+        events = time.events
         epoch = min([span[0], *(event.unix_ms for event in events[:1])])
-        if events and events[-1].unix_ms > now:
-            events = [event for event in events if event.unix_ms <= now]
+        if events and events[-1].unix_ms > time.now_ms:
+            events = [event for event in events if event.unix_ms <= time.now_ms]
         tour = self._tour
         return Picture(
-            frame,
-            self._history,
+            time.frame,
+            time.history,
             events,
-            now_ms=now,
+            now_ms=time.now_ms,
             newest_ms=span[1],
             oldest_ms=span[0],
             epoch_ms=epoch,
-            clock_ms=self._clock_ms() if self.view.mode == "live" else now,
-            deeds=(*(tour.deeds if tour else ()), *self._deeds),
+            clock_ms=self._clock_ms() if self.view.mode == "live" else time.now_ms,
+            deeds=(*(tour.deeds if tour else ()), *(self._deeds.all if self._deeds else ())),
             verdict=tour.verdict if tour else None,
             problem=source.problem if self.view.mode == "live" else None,
         )
@@ -165,7 +136,7 @@ class Desk:
     @property
     def beside(self) -> Beside:
         """What a screen shows besides the picture."""
-        frame = self._frame
+        frame = self.frame
         chord = None
         if self._chord_open and frame is not None:
             chord = chord_view(frame, self.view.selected, self.view.group, self.actions)
@@ -183,12 +154,12 @@ class Desk:
     @property
     def frame(self) -> ClusterFrame | None:
         """The frame of the cursor."""
-        return self._frame
+        return self.time.frame
 
     @property
     def leader(self) -> int | None:
         """Who leads the shown group at the cursor."""
-        return None if self._frame is None else self._frame.leader(self.view.group)
+        return None if self.frame is None else self.frame.leader(self.view.group)
 
     # ---- time passes -----------------------------------------------------------------------
 
@@ -196,23 +167,15 @@ class Desk:
         """Take what has arrived since the last time; say whether there is anything new to see."""
         changed = self._finish_verbs()
         changed = self._expire_notice() or changed
-        newest = self._source.latest()
         if self._tour is not None and self._tour.caption != self.view.caption:
             self.view = replace(self.view, caption=self._tour.caption)
             changed = True
         if self.view.mode == "replay":
             return self._play() or changed
-        if newest is None or (self._history and newest.unix_ms <= self._newest_taken):
-            return changed or self._source.problem is not None
-        self._newest_taken = newest.unix_ms
-        self._history.add(newest)
-        self._events = self._source.events()
-        if self._cursor_ms is None:
-            self._frame = newest
-        self._greet(newest)
-        return True
-
-    _newest_taken = 0
+        changed = self.time.collect() or changed
+        if (newest := self._source.latest()) is not None:
+            self._greet(newest)
+        return changed
 
     def _greet(self, frame: ClusterFrame) -> None:
         """Select the leader at the first sight of one."""
@@ -226,15 +189,15 @@ class Desk:
             self.view = replace(self.view, peer=known[-1])
 
     def _play(self) -> bool:
+        """Move a recording's cursor as far as the clock has moved."""
         if not self.view.speed:
             return False
         now = self._clock_ms()
         before, self._played_at_ms = self._played_at_ms, now
-        span = self._source.span()
-        if before is None or span is None or self._cursor_ms is None:
+        if before is None:
             return False
-        self._seek(min(span[1], self._cursor_ms + int((now - before) * self.view.speed)))
-        if self._cursor_ms >= span[1]:
+        self._seek(self.time.now_ms + int((now - before) * self.view.speed))
+        if self.time.at_end:
             self.view = replace(self.view, speed=0.0)
         return True
 
@@ -322,13 +285,13 @@ class Desk:
             self.view = replace(self.view, selected=self._neighbour(self.view.selected, step))
 
     def _neighbour(self, node: int, step: int) -> int:
-        known = [part.node for part in self._frame.nodes] if self._frame else [node]
+        known = [part.node for part in self.frame.nodes] if self.frame else [node]
         place = known.index(node) if node in known else 0
         return known[(place + step) % len(known)]
 
     def select(self, node: int) -> None:
         """Select a node, as a click does."""
-        if self._frame is not None and node in [part.node for part in self._frame.nodes]:
+        if self.frame is not None and node in [part.node for part in self.frame.nodes]:
             self.view = replace(self.view, selected=node)
 
     def _do_leader(self) -> None:
@@ -378,7 +341,7 @@ class Desk:
         self._select_group(self.view.group + 1)
 
     def _select_group(self, group: int) -> None:
-        groups = self._frame.groups if self._frame else 1
+        groups = self.frame.groups if self.frame else 1
         self.view = replace(self.view, group=group % groups)
 
     def _do_tab(self) -> None:
@@ -395,52 +358,27 @@ class Desk:
             self.view = replace(self.view, speed=0.0 if self.view.speed else 1.0)
         elif self.view.mode == "frozen":
             self._do_live()
-        elif self._frame is not None:
-            self._freeze_at(self._frame.unix_ms)
+        elif self.frame is not None:
+            self._freeze_at(self.frame.unix_ms)
 
     def _do_live(self) -> None:
         if self.view.mode == "replay":
-            span = self._source.span()
-            self._seek(span[1] if span else 0)
+            self.time.to_end()
             return
-        self._cursor_ms = None
-        self._frame = self._source.latest()
+        self.time.to_newest()
         self.view = replace(self.view, mode="live")
 
-    def _freeze_at(self, unix_ms: int) -> None:
+    def _freeze_at(self, unix_ms: int | None) -> None:
+        if unix_ms is None:
+            return
         if self.view.mode == "live":
             self.view = replace(self.view, mode="frozen")
         self._seek(unix_ms)
 
     def _seek(self, unix_ms: int) -> None:
-        """Put the cursor on a kept moment; everything is shown as of it."""
-        span = self._source.span()
-        if span is None:
-            return
-        self._cursor_ms = min(span[1], max(span[0], unix_ms))
-        if self.view.mode == "replay":
-            self._warm_up(self._cursor_ms)
-            self._events = self._source.events()
-        self._frame = self._source.at(self._cursor_ms)
-        if self._frame is not None:
-            self._greet(self._frame)
-
-    def _warm_up(self, cursor_ms: int) -> None:
-        """Fill the history with what a recording holds before the cursor."""
-        newest = self._history.newest_ms
-        start = cursor_ms - WARM_UP_MS
-        if newest is None or not start <= newest <= cursor_ms:
-            self._history = History()
-            newest = start
-        step = 0 if cursor_ms - newest < 3_000 else 250
-        for frame in self._source.between(newest, cursor_ms, step):
-            self._history.add(frame)
-
-    @property
-    def _now_ms(self) -> int:
-        if self._cursor_ms is not None:
-            return self._cursor_ms
-        return self._frame.unix_ms if self._frame else 0
+        self.time.seek(unix_ms)
+        if self.time.frame is not None:
+            self._greet(self.time.frame)
 
     def _do_event_back(self) -> None:
         self._jump(-1, None)
@@ -462,44 +400,22 @@ class Desk:
 
     def _jump(self, step: int, kinds: frozenset[str] | None) -> None:
         """Go to the first frame that shows the next (or an earlier) event of some kinds."""
-        span = self._source.span()
-        if span is None:
-            return
-        now = self._now_ms
-        moments = sorted(
-            {
-                self._frame_of(event.unix_ms)
-                for event in self._source.events()
-                if (kinds is None or event.kind in kinds) and span[0] <= event.unix_ms <= span[1]
-            }
-        )
-        found = [m for m in moments if m > now] if step > 0 else [m for m in moments if m < now]
-        if not found:
-            where = "after" if step > 0 else "before"
-            self.say(f"there is no such event {where} this moment")
-            return
-        self._freeze_at(found[0] if step > 0 else found[-1])
-
-    def _frame_of(self, unix_ms: int) -> int:
-        """Return the moment of the first frame that can show an event."""
-        after = self._source.moments(unix_ms - 1, unix_ms + 2_000)
-        return after[0] if after else unix_ms
+        moment = self.time.event_moment(step, kinds)
+        if moment is None:
+            self.say(f"there is no such event {'after' if step > 0 else 'before'} this moment")
+        self._freeze_at(moment)
 
     def _do_seek_back(self) -> None:
-        self._freeze_at(self._now_ms - SEEK_MS)
+        self._freeze_at(self.time.now_ms - SEEK_MS)
 
     def _do_seek_forward(self) -> None:
-        self._freeze_at(self._now_ms + SEEK_MS)
+        self._freeze_at(self.time.now_ms + SEEK_MS)
 
     def _do_frame_back(self) -> None:
-        moments = self._source.moments(self._now_ms - 5_000, self._now_ms - 1)
-        if moments:
-            self._freeze_at(moments[-1])
+        self._freeze_at(self.time.frame_moment(-1))
 
     def _do_frame_forward(self) -> None:
-        moments = self._source.moments(self._now_ms, self._now_ms + 5_000)
-        if moments:
-            self._freeze_at(moments[0])
+        self._freeze_at(self.time.frame_moment(1))
 
     def _do_beginning(self) -> None:
         self._freeze_at(0)
@@ -519,7 +435,7 @@ class Desk:
     # ---- faults ----------------------------------------------------------------------------
 
     def _do_chord(self) -> None:
-        if self._frame is None:
+        if self.frame is None:
             self.say("there is no frame yet")
             return
         if self.view.mode == "frozen":
@@ -553,60 +469,33 @@ class Desk:
         )
         self._question = (question, lambda: self.act(action, selector, cause))
 
-    def act(self, action: Action, selector: str, cause: str) -> None:
+    def act(self, action: Action, selector: str, cause: str, *, undoing: bool = False) -> None:
         """Do a verb now; it is shown as `cause` in the events."""
-        if self._hands is None:
+        if self._deeds is None:
             self.say("no faults from here: --readonly")
             return
         if self._tour is not None:
             self._tour.take_over()
         now = self._clock_ms()
-        node = selector.removeprefix("n")
-        nodes = (int(node),) if node.isdigit() else tuple(self._known())
-        deed = Deed(now, OPEN_END_MS, nodes, cause)
-        self._deeds = [*self._deeds[-DEEDS_MAX:], deed]
-        self._running.append((self._hands.submit(action, selector), action, deed))
+        known = [part.node for part in self.frame.nodes] if self.frame else []
+        named = [node for node in known if f"n{node}" in selector.split(",")]
+        deed = Deed(now, now, tuple(named or known), cause)
+        self._deeds.begin(action, selector, deed, undoing=undoing)
         self.say(f"{action.name} {selector} …")
         self._finish_verbs()
 
-    def _known(self) -> list[int]:
-        return [part.node for part in self._frame.nodes] if self._frame else []
-
     def _finish_verbs(self) -> bool:
-        """Look which verbs have ended, and tell of them."""
-        ended = [entry for entry in self._running if entry[0].done()]
-        for entry in ended:
-            future, action, deed = entry
-            self._running.remove(entry)
-            error = future.exception()
-            result = None if error else future.result()
-            nodes = result.nodes if result else deed.nodes
-            finished = replace(deed, end_ms=self._clock_ms(), nodes=nodes)
-            self._deeds = [finished if other is deed else other for other in self._deeds]
-            if result is None:
-                known = isinstance(error, CommandError)
-                self.say(f"{action.name}: {error if known else f'{type(error).__name__}: {error}'}")
-                continue
-            if action.reversible:
-                self._done.append(_Done(action, result.nodes))
-            states = ", ".join(f"{name} {state}" for name, state in result.states.items())
-            undo = f"   u: {action.undone_by}" if action.reversible else ""
-            self.say(f"{action.name}: {states}{undo}   {' '.join(result.notes)}".rstrip())
-        return bool(ended)
+        told = self._deeds.finish(self._clock_ms()) if self._deeds else []
+        for words in told:
+            self.say(words)
+        return bool(told)
 
     def _do_undo(self) -> None:
-        if not self._done:
+        last = self._deeds.take_last(self.actions) if self._deeds else None
+        if last is None:
             self.say("there is nothing to undo")
-            return
-        done = self._done.pop()
-        undoing = next((a for a in self.actions if a.name == done.action.undone_by), None)
-        if undoing is None:
-            self.say(f"nothing undoes {done.action.name}")
-            return
-        selector = ",".join(f"n{node}" for node in done.nodes)
-        before = len(self._done)
-        self.act(undoing, selector, "you (u)")
-        del self._done[before:]  # an undo is not undone
+        else:
+            self.act(*last, "you (u)", undoing=True)
 
     # ---- palette and filter ----------------------------------------------------------------
 
@@ -642,24 +531,13 @@ class Desk:
         self._palette = replace(palette, typed=typed, entries=entries, chosen=0)
 
     def _entries(self, typed: str) -> list[tuple[str, str]]:
-        """Return what the palette offers: verbs on a selector, commands, nodes, groups."""
-        found: list[tuple[str, str]] = []
-        words = typed.lower().split()
-        if "act" in self.features:
-            selector = words[1] if len(words) > 1 else f"n{self.view.selected}"
-            for choice in choices_for(self.actions):
-                if not words or choice.name.startswith(words[0]):
-                    found.append((f"{choice.name} {selector}", choice.effect))
-        for key in keys_on(self.view.page, self.features):
-            name = key.command.replace("_", " ")
-            if all(word in f"{name} {key.help}" for word in words):
-                found.append((name, f"{key.label}: {key.help}"))
-        groups = self._frame.groups if self._frame else 1
-        if len(words) == 2 and words[0] == "group" and words[1].isdigit():
-            found.insert(0, (f"group {words[1]}", f"of {groups}"))
-        if len(words) == 2 and words[0] == "seek" and clock_ms(words[1]) is not None:
-            found.insert(0, (f"seek {words[1]}", "to this time of the event list's clock"))
-        return found
+        acting = "act" in self.features
+        return entries_for(
+            typed,
+            choices_for(self.actions) if acting else (),
+            tuple(keys_on(self.view.page, self.features)),
+            f"n{self.view.selected}",
+        )
 
     def _entered(self, palette: PaletteView) -> None:
         if self._filtering:

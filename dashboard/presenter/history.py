@@ -21,6 +21,8 @@ SAMPLES_MAX: Final = 6_600
 GROUPS_KEPT_MAX: Final = 64
 """Groups with a past of their own; the others are shown as of now."""
 RATE_WINDOW_MS: Final = 1_000
+STALE_MS: Final = 1_500
+"""Unwatched, a supervisor makes one frame a second."""
 
 
 class NodeSample(NamedTuple):
@@ -147,7 +149,7 @@ class History:
         new, old = self.at(unix_ms), self.at(unix_ms - RATE_WINDOW_MS)
         if new is None or old is None or new.unix_ms <= old.unix_ms:
             return None
-        if new.unix_ms < unix_ms - RATE_WINDOW_MS:
+        if new.unix_ms < unix_ms - STALE_MS:
             return None  # nothing was reported for a while: nothing is known of that while
         after, before = value(new), value(old)
         if after is None or before is None:

@@ -26,7 +26,11 @@ def link_of(frame: ClusterFrame, node: int, peer: int) -> LinkSnapshot | None:
 
 
 def link_cell(frame: ClusterFrame, node: int, peer: int) -> Span:
-    """Return one cell: ■ itself, ╳ silent, ~ slow, a round trip in ms, ? nothing heard, – unknown."""
+    """Return one cell: a round trip in ms, or a sign.
+
+    ■ itself · ╳ silent, ~ slow, ? never heard, • heard · "·" silent, and nothing was due: followers
+    do not talk to each other · – the node does not report · ‖ ✖ the other end is frozen or dead
+    """
     if node == peer:
         return "■", "dim"
     link = link_of(frame, node, peer)
@@ -35,15 +39,24 @@ def link_cell(frame: ClusterFrame, node: int, peer: int) -> Span:
     other = frame.node(peer).process.state
     if other is not ProcessState.RUNNING:
         return ("‖", "paused") if other is ProcessState.FROZEN else ("✖", "dead")
+    due = _talks(frame, node) or _talks(frame, peer)
     if link.heard_ago_ns < 0:
-        return "?", "warn"
+        return ("?", "warn") if due else ("·", "dim")
     if link.heard_ago_ns > SILENT_MS * 1_000_000:
-        return "╳", "cut"
+        return ("╳", "cut") if due else ("·", "dim")
     if link.rtt_ns < 0:
         return "•", "text"
     ms = link.rtt_ns / 1e6
     text = f"{ms:.1f}" if ms < 99.95 else scaled(ms, 3)
     return (f"~{text}", "warn") if ms > SLOW_MS else (text, "text")
+
+
+def _talks(frame: ClusterFrame, node: int) -> bool:
+    """Say whether a node has reason to talk to all others: it leads some group, or wants to."""
+    part = frame.node(node)
+    if not part.fresh or part.snapshot is None:
+        return False
+    return any(group.role != "follower" for group in part.snapshot.groups)
 
 
 def link_rows(picture: Picture, _: View, size: Size) -> tuple[Row, ...]:
@@ -69,7 +82,7 @@ def link_rows(picture: Picture, _: View, size: Size) -> tuple[Row, ...]:
             for place, row in enumerate(rows)
         ]
     elif len(rows) + 1 <= size.height - 2:
-        rows.append(fit([("╳ silent >1 s · ~ slow · ? never · – unknown", "dim")], inner))
+        rows.append(fit([("╳ silent >1 s  ~ slow  ? never  · none due", "dim")], inner))
     return box(title, rows, size.width, size.height)
 
 
@@ -92,6 +105,7 @@ def _notes(frame: ClusterFrame) -> list[str]:
         "╳ silent >1 s",
         f"~ slow >{SLOW_MS:.0f} ms",
         "? never heard",
+        "· none due",
         f"dropped {scaled(dropped, 7)}",
         f"malformed {scaled(malformed, 5)}",
         f"foreign {scaled(foreign, 7)}",

@@ -32,6 +32,8 @@ from node.metrics import GroupSnapshot, WalSnapshot
 __all__ = ["brief_rows", "node_rows", "process_words", "sparkline"]
 
 SPARK_STEP_MS: Final = 1_000
+SPARK_STALE_MS: Final = 1_500
+"""Unwatched, a supervisor makes one frame a second; a bar may be that old, and a little more."""
 SPARK_CELLS_MAX: Final = 60
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 P99_WARN_MS: Final = 10.0
@@ -192,18 +194,22 @@ def _every_second(picture: Picture, cells: int) -> list[Sample]:
     for step in range(cells):
         moment = first + (step + 1) * SPARK_STEP_MS
         sample = picture.history.at(moment)
-        if sample is None or sample.unix_ms < moment - SPARK_STEP_MS:
+        if sample is None or sample.unix_ms < moment - SPARK_STALE_MS:
             sample = _NOTHING
         found.append(sample)
     return found
 
 
 def _ceiling(picture: Picture, cells: int) -> float:
-    """Return the scale's fixed top: the next 1, 2 or 5 above what the last minutes have seen."""
+    """Return the scale's fixed top: the next 1, 2 or 5 above what the leaders applied.
+
+    A node that catches up applies ten times that; its bars are full, and the others stay readable.
+    """
     highest = 0.0
     for sample in _every_second(picture, min(cells, SPARK_CELLS_MAX) or 1):
-        for node in sample.nodes.values():
-            highest = max(highest, node.applied_per_s or 0.0)
+        leaders = {leader for leader, _, _ in sample.groups if leader} or set(sample.nodes)
+        for number in leaders & set(sample.nodes):
+            highest = max(highest, sample.nodes[number].applied_per_s or 0.0)
     return nice_ceiling(highest)
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.color import Color
 from rich.segment import Segment
+from rich.style import Style
 from textual import events
 from textual.geometry import Region
 from textual.message import Message
@@ -19,6 +21,33 @@ from dashboard.presenter.text import Row, ascii_row, plain
 from dashboard.themes import style_of
 
 __all__ = ["PaneView"]
+
+
+def _joined(row: Row, theme: str) -> list[Segment]:
+    """Return a row's segments, as few as look the same: each costs some 40 bytes of escapes.
+
+    A blank shows nothing but its background, so it joins its neighbour if that agrees.
+    """
+    joined: list[Segment] = []
+    for text, name in row:
+        style = style_of(theme, name)
+        if joined:
+            before, last = joined[-1].text, joined[-1].style
+            assert last is not None
+            same_ground = _ground(style) == _ground(last)
+            if style == last or (same_ground and text.isspace()):
+                joined[-1] = Segment(before + text, last)
+                continue
+            if same_ground and before.isspace():
+                joined[-1] = Segment(before + text, style)
+                continue
+        joined.append(Segment(text, style))
+    return joined
+
+
+def _ground(style: Style) -> tuple[Color | None, bool | None, bool | None]:
+    """Return what is seen of a style where nothing is written."""
+    return style.bgcolor, style.underline, style.reverse
 
 
 class PaneView(Widget):
@@ -88,7 +117,7 @@ class PaneView(Widget):
         """Return one row in the colours of the theme."""
         if y >= len(self._rows):
             return Strip.blank(self.size.width, style_of(self.theme, "text"))
-        return Strip([Segment(text, style_of(self.theme, style)) for text, style in self._rows[y]])
+        return Strip(_joined(self._rows[y], self.theme))
 
     def on_click(self, event: events.Click) -> None:
         """Tell which row was meant."""

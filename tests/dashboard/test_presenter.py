@@ -13,6 +13,7 @@ from dashboard.keys import keys_on
 from dashboard.presenter.charts import _bands, entries_chart, latency_chart
 from dashboard.presenter.events import cause_of, effect_of, filtered
 from dashboard.presenter.history import SAMPLES_MAX, History, Lag, Sample
+from dashboard.presenter.links import link_cell
 from dashboard.presenter.microscope import FrameSight, WalSight
 from dashboard.presenter.node_detail import Dossier, DossierThread
 from dashboard.presenter.nodes import nice_ceiling, sparkline
@@ -33,7 +34,7 @@ from dashboard.presenter.text import (
 )
 from dashboard.presenter.view import PAGES, Deed, Size, View
 from dashboard.themes import names_of, style_of
-from node.metrics import WalSnapshot
+from node.metrics import LinkSnapshot, WalSnapshot
 from tests.dashboard.scenes import (
     EVENTS,
     SCENES,
@@ -265,6 +266,22 @@ def test_the_microscope_marks_fsyncs_and_what_is_not_durable():
     text = screen_text(compose(dead, view, Size(120, 36), torn))
     assert "TORN" in text
     assert "half a frame" in text
+
+
+def test_silence_between_followers_is_no_cut():
+    frame = make_frame(0, parts_of("partition", 5, 14_000))
+    assert link_cell(frame, 2, 4) == ("╳", "cut"), "the leader does not hear n4"
+    assert link_cell(frame, 1, 4) == ("╳", "cut"), "n4 asks for votes, and n1 does not hear it"
+    assert link_cell(frame, 1, 3)[1] == "text"
+    calm = make_frame(0, parts_of("healthy", 5, 0))
+    quiet = LinkSnapshot(3, 9_000_000_000, -1)
+    n1 = calm.nodes[0]
+    assert n1.snapshot is not None
+    n1 = replace(n1, snapshot=replace(n1.snapshot, links=(quiet,)))
+    assert link_cell(replace(calm, nodes=(n1, *calm.nodes[1:])), 1, 3) == ("·", "dim")
+    assert n1.snapshot is not None
+    n1 = replace(n1, snapshot=replace(n1.snapshot, links=(replace(quiet, node=2),)))
+    assert link_cell(replace(calm, nodes=(n1, *calm.nodes[1:])), 1, 2) == ("╳", "cut")
 
 
 def test_overlays_fit_the_smallest_screen():

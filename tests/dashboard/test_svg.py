@@ -51,7 +51,7 @@ def plain_environment(monkeypatch):
 @pytest.mark.parametrize(
     ("scene", "nodes", "size", "theme"), MAIN, ids=lambda value: str(value).replace(", ", "x")
 )
-def test_a_scene(snap_compare, monkeypatch, scene, nodes, size, theme):
+def test_a_scene(snap_compare, monkeypatch, scene, nodes, *, size, theme):
     if theme == "mono":
         monkeypatch.setenv("NO_COLOR", "1")
     app = DeckApp(Rig(scene, nodes).desk, Look(theme=theme, ticking=False))

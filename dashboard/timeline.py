@@ -1,0 +1,121 @@
+"""Time on the desk: the frames so far, the cursor in them, and jumps.
+
+A living source has its history from every frame that arrived; a recording's history is filled from
+the recording, as far before the cursor as the charts reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from cluster.frames import ClusterFrame, Event
+from dashboard.presenter.history import History
+from dashboard.source import FrameSource
+
+__all__ = ["Timeline"]
+
+WARM_UP_MS: Final = 70_000
+"""A cursor that jumps needs this much of the past for its charts."""
+GAP_MS: Final = 3_000
+"""A jump further than this fills the history with four frames a second instead of all."""
+STEP_MS: Final = 250
+STRIDE_MS: Final = 5_000
+"""Single frames are looked for this far away."""
+
+
+class Timeline:
+    """The frames of a source up to a cursor. `cursor_ms` is None at the newest frame of a living one."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self.source = source
+        self.history = History()
+        self.frame: ClusterFrame | None = None
+        self.events: Sequence[Event] = ()
+        self.cursor_ms: int | None = None
+        self._newest_ms = -1
+
+    @property
+    def now_ms(self) -> int:
+        """The moment that is shown."""
+        if self.cursor_ms is not None:
+            return self.cursor_ms
+        return self.frame.unix_ms if self.frame else 0
+
+    def collect(self) -> bool:
+        """Take what a living source has newer than before, wherever the cursor stands."""
+        newest = self.source.latest()
+        if newest is None or newest.unix_ms <= self._newest_ms:
+            return self.source.problem is not None
+        self._newest_ms = newest.unix_ms
+        self.history.add(newest)
+        self.events = self.source.events()
+        if self.cursor_ms is None:
+            self.frame = newest
+        return True
+
+    def to_newest(self) -> None:
+        """Follow a living source again."""
+        self.cursor_ms = None
+        self.frame = self.source.latest()
+
+    def to_end(self) -> None:
+        """Put the cursor on the last frame of a recording."""
+        span = self.source.span()
+        self.seek(span[1] if span else 0)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the cursor is on the last frame."""
+        span = self.source.span()
+        return span is None or self.now_ms >= span[1]
+
+    def seek(self, unix_ms: int) -> None:
+        """Put the cursor on a kept moment; everything is shown as of it."""
+        span = self.source.span()
+        if span is None:
+            return
+        self.cursor_ms = min(span[1], max(span[0], unix_ms))
+        if self.source.kind == "replay":
+            self._warm_up(self.cursor_ms)
+            self.events = self.source.events()
+        self.frame = self.source.at(self.cursor_ms)
+
+    def _warm_up(self, cursor_ms: int) -> None:
+        newest = self.history.newest_ms
+        start = cursor_ms - WARM_UP_MS
+        if newest is None or not start <= newest <= cursor_ms:
+            self.history = History()
+            newest = start
+        step = 0 if cursor_ms - newest < GAP_MS else STEP_MS
+        for frame in self.source.between(newest, cursor_ms, step):
+            self.history.add(frame)
+
+    def event_moment(self, step: int, kinds: frozenset[str] | None) -> int | None:
+        """Return the first frame that shows the next (or an earlier) event of some kinds."""
+        span = self.source.span()
+        if span is None:
+            return None
+        moments = sorted(
+            {
+                self._shown_at(event.unix_ms)
+                for event in self.source.events()
+                if (kinds is None or event.kind in kinds) and span[0] <= event.unix_ms <= span[1]
+            }
+        )
+        if step > 0:
+            return next((moment for moment in moments if moment > self.now_ms), None)
+        return next((moment for moment in reversed(moments) if moment < self.now_ms), None)
+
+    def _shown_at(self, unix_ms: int) -> int:
+        after = self.source.moments(unix_ms - 1, unix_ms + 2_000)
+        return after[0] if after else unix_ms
+
+    def frame_moment(self, step: int) -> int | None:
+        """Return the moment of the frame after (or before) the cursor."""
+        now = self.now_ms
+        if step > 0:
+            after = self.source.moments(now, now + STRIDE_MS)
+            return after[0] if after else None
+        before = self.source.moments(now - STRIDE_MS, now - 1)
+        return before[-1] if before else None
