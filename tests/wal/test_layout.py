@@ -147,9 +147,14 @@ def test_a_prefix_survives_its_encoding_and_covers_the_header(
     for offset in range(len(frame)):
         frame[offset] ^= 0x10
         with pytest.raises(FrameError):
-            decode_prefix(frame)
-            RecordHeader.unpack(frame[32:])  # its own CRC is its own to check
+            check_both(frame)
         frame[offset] ^= 0x10
+
+
+def check_both(frame: bytearray) -> None:
+    """Check a prefix, and the header behind it, whose CRC is its own to check."""
+    decode_prefix(frame)
+    RecordHeader.unpack(frame[PREFIX_BYTES:])
 
 
 def test_a_prefix_belongs_to_its_header_and_to_no_other() -> None:
