@@ -167,7 +167,7 @@ class LiveHands:
         return action.run(self._cluster, selector, None)
 
     def close(self) -> None:
-        """Let go; a verb that is at work goes on without us."""
+        """Let go, once a verb that is at work has ended."""
         self._thread.submit(self._disconnect)
         self._thread.shutdown(wait=True)
 

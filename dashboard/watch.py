@@ -7,6 +7,7 @@ simulator: the column of a mark is its node. Else the main screen as text, once 
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import sys
 import time
@@ -18,11 +19,11 @@ import click
 from cluster.cli_status import status as plain_status
 from cluster.cli_support import note
 from cluster.frames import ClusterFrame
+from dashboard.film import Film
 from dashboard.presenter.events import cause_of, clock_text, effect_of
 from dashboard.presenter.history import History
-from dashboard.presenter.screen import Beside, compose, screen_text
 from dashboard.presenter.text import ascii_row, count, plain
-from dashboard.presenter.view import Picture, Size, View, quorum, standing_of
+from dashboard.presenter.view import Size, quorum, standing_of
 from dashboard.source import FrameSource
 
 __all__ = ["Narrator", "status"]
@@ -80,7 +81,10 @@ class Narrator:
 
 def _watch(source: FrameSource, group: int, *, plain_lines: bool, ascii_only: bool) -> None:
     """Print until interrupted, or until the cluster is gone."""
-    narrator, history, before = Narrator(group), History(), 0
+    narrator, before = Narrator(group), 0
+    width, height = shutil.get_terminal_size()
+    theme = "" if os.environ.get("NO_COLOR") else "dark"
+    film = Film(Size(width, height - 1), theme=theme, group=group, ascii_only=ascii_only)
     while source.problem is None:
         frame = source.latest()
         if frame is None or frame.sequence == before:
@@ -89,18 +93,9 @@ def _watch(source: FrameSource, group: int, *, plain_lines: bool, ascii_only: bo
         before = frame.sequence
         if plain_lines:
             for line in narrator.lines(frame):
-                text = plain(ascii_row(((line, ""),))) if ascii_only else line
-                click.echo(text)
+                click.echo(plain(ascii_row(((line, ""),))) if ascii_only else line)
             continue
-        history.add(frame)
-        size = Size(*shutil.get_terminal_size())
-        picture = Picture(
-            frame, history, source.events(), now_ms=frame.unix_ms, newest_ms=frame.unix_ms,
-            oldest_ms=frame.unix_ms, epoch_ms=frame.unix_ms, clock_ms=frame.unix_ms,
-        )  # fmt: skip
-        view = View(group=group, readonly=True, selected=frame.leader(group) or 1)
-        rows = compose(picture, view, size._replace(height=size.height - 1), Beside())
-        click.echo(CLEAR + screen_text(rows, ascii_only=ascii_only), nl=False)
+        click.echo(CLEAR + film(frame))
         time.sleep(1 - LOOK_S)
     note(source.problem)
 

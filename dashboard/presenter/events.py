@@ -59,15 +59,15 @@ def clock_ms(text: str) -> int | None:
 
 def cause_of(event: Event, deeds: Sequence[Deed]) -> str:
     """Say whose doing it was: this screen's, another command's, or the system's."""
-    step = getattr(event, "step", "")
-    if step:
-        return f"step {step}"
     if event.cause == "system":
         return "system"
     for deed in reversed(deeds):
         near = deed.start_ms - DEED_SLACK_MS <= event.unix_ms <= deed.end_ms + DEED_SLACK_MS
         if near and event.node in deed.nodes:
             return deed.cause
+    step = getattr(event, "step", "")
+    if step:
+        return f"step {step}"
     return "a command"
 
 

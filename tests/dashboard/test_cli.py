@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from dashboard.film import Film
+from dashboard.presenter.view import Size
 from dashboard.watch import Narrator
 from tests.dashboard.scenes import frames_of
 
@@ -71,3 +73,15 @@ def test_the_narrator_tells_each_event_once_and_what_changed_without_one():
     assert "○ ▲ ‖" in lines[-1]
     assert "seen 121 ms after n1 killed" in lines[3]
     assert "a command" in lines[2]
+
+
+def test_a_film_shows_each_frame_as_the_screen_would():
+    frames = frames_of("frozen", 3)
+    bare, coloured = Film(Size(80, 24)), Film(Size(80, 24), theme="dark", ascii_only=True)
+    pictures = [(bare(frame), coloured(frame)) for frame in frames[::10]]
+    picture, painted = pictures[-1]
+    assert "PAUSED" in picture
+    assert "\x1b" not in picture
+    assert len(picture.splitlines()) == len(painted.splitlines()) == 24
+    assert "\x1b[" in painted
+    assert painted.isascii()

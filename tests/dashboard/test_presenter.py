@@ -121,6 +121,17 @@ def test_an_empty_source_says_that_it_waits():
         assert "waiting for the first frame" in text
 
 
+def test_old_pictures_say_so():
+    picture = picture_of(frames_of("healthy", 3, end_ms=1_000))
+    size = Size(120, 36)
+    late = replace(picture, clock_ms=picture.now_ms + 4_200)
+    assert "NO FRAMES for 4.2 s" in screen_text(compose(late, View(), size, Beside()))
+    gone = replace(picture, problem="the supervisor is gone: the cluster is down")
+    text = screen_text(compose(gone, View(), size, Beside()))
+    assert "ENDED" in text
+    assert "the supervisor is gone" in text
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_panes_tile_the_screen(page):
     for width, height in ((80, 24), (120, 36), (200, 60)):

@@ -84,12 +84,33 @@ def test_a_presenter_kills_the_leader_by_keys_restarts_it_and_leaves(tmp_path, d
 
 
 @pytest.mark.timeout(120)
+def test_a_hastened_tour_comes_to_its_verdict(tmp_path, desk, terminal):
+    command = demo_command(tmp_path, desk)
+    command[command.index("600")] = "90"
+    screen = terminal([*RAFTDECK, *command])
+    screen.await_text("step 1/6")
+    deadline = time.monotonic() + 60
+    while not re.search(r"PASS [\d,]+ acked, 0 lost", screen.text):
+        assert time.monotonic() < deadline, screen.text[-4000:]
+        screen.press("n")
+        screen.pump(0.2)
+    screen.press("qy")
+    assert screen.ends() == 0
+    assert "verdict      pass" in screen.text
+    assert_nothing_is_left(desk)
+
+
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_demo_its_cluster_and_restores_the_terminal(
     tmp_path, desk, terminal, number
 ):
     screen = terminal([*RAFTDECK, *demo_command(tmp_path, desk)])
     screen.await_text("step 1/6")
+    if number == signal.SIGHUP:
+        screen.press("n")
+        screen.await_text("tour step 1/6")
+        screen.await_text("step 2/6")
     screen.process.send_signal(number)
     assert screen.ends() == 128 + number
     assert screen.restored()
