@@ -25,6 +25,8 @@ from node.status_wire import StatusView
 __all__ = ["Observer"]
 
 RATE_WINDOW_S: Final = 1.0
+GAP_S: Final = 0.05
+"""Snapshots closer than this to the one before do not both stay: an operation polls every 5 ms."""
 HISTORY_MAX: Final = 32
 """Snapshots kept per node for rates: 1 s at 10 Hz, with room for forced polls."""
 UNANSWERED_S: Final = 1.0
@@ -134,7 +136,7 @@ class Observer:
         now = time.monotonic()
         if not history:
             self._note_recovery(snapshot)
-        history.append(_Seen(now, snapshot))
+        _remember(history, _Seen(now, snapshot))
         if process.state is ProcessState.RUNNING:
             self._note_elections(snapshot, now)
 
@@ -188,6 +190,17 @@ class Observer:
         age_ms = int((now - newest.at_s) * 1000)
         rates = _rates(history) if process.state is ProcessState.RUNNING else None
         return NodeFrame(node, process.truth(), newest.snapshot, age_ms, rates)
+
+
+def _remember(history: deque[_Seen], seen: _Seen) -> None:
+    """Keep a snapshot; of those that were asked for in between, the newest only.
+
+    An operation polls every few ms: kept all, they would push the window's start out of the history,
+    and no rate would be known while it lasts.
+    """
+    if len(history) > 1 and history[-1].at_s - history[-2].at_s < GAP_S:
+        history.pop()
+    history.append(seen)
 
 
 def _rates(history: deque[_Seen]) -> NodeRates | None:
