@@ -45,9 +45,10 @@ sys.exit(main())
 """
 _STYLE: Final = rb"(?:\x1b\[[0-9;]*m)*"
 _MARKED: Final = re.compile(
-    rb"\x1b\[(\d+);1H" + _STYLE + "│?".encode() + _STYLE + " ?▸ ".encode() + _STYLE + rb" *\d"
+    rb"\x1b\[(\d+);[1-3]H(?:" + _STYLE + rb"(?:\xe2\x94\x82| ))*" + _STYLE + "▸".encode()
 )
-"""The beginning of a line of the node table that carries the marker of the selection."""
+"""The beginning of a line of the node table (│, a blank) that carries the marker of the selection.
+No other pane at the left edge has that sign in its first cells."""
 
 
 class Marker:
