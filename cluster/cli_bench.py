@@ -18,7 +18,7 @@ from cluster.exits import CommandError, Exit
 if TYPE_CHECKING:
     from cluster.bench.report import BenchReport
 
-__all__ = ["bench", "replication_command"]
+__all__ = ["bench", "dashboard_command", "replication_command"]
 
 
 @click.group(
@@ -88,6 +88,30 @@ def replication_command(
             warm_seconds=0.3 if quick else 0.5,
         )
         report = replication(settings, note)
+    return _conclude(report, table(report), as_json=as_json)
+
+
+@verb("dashboard", example="raftdeck bench dashboard --quick")
+@click.option("--quick", is_flag=True, help="Shorter windows, 40 keys, 3 rounds: under 2 minutes.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the logs are written meanwhile. [the state directory]",
+)
+@json_option
+def dashboard_command(quick: bool, data: Path | None, *, as_json: bool) -> int:
+    """Measure the dashboard over eleven nodes: its CPU, what it writes, how soon it answers a key.
+
+    At half of full load and at full load, on a terminal of 120 × 36; and what five dashboards cost
+    the nodes per acknowledged put, against none, turn by turn.
+    """
+    from cluster.bench.dashboard import Settings, dashboard, table
+
+    with _scratch(data) as directory:
+        settings = Settings(directory)
+        if quick:
+            settings = Settings(directory, full_s=3.0, window_s=8.0, keys=40, rounds=3, round_s=4.0)
+        report = dashboard(settings, note)
     return _conclude(report, table(report), as_json=as_json)
 
 

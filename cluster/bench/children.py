@@ -64,11 +64,20 @@ class Child:
 
     def ask(self, line: str, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
         """Send a line and return the answer."""
+        self.tell(line)
+        return self.hear(timeout_s)
+
+    def tell(self, line: str) -> None:
+        """Send a line; its answer is to be heard before the next one is sent."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is gone: there will be no answer
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
-        return self.hear(timeout_s)
+
+    def speaks(self) -> bool:
+        """Tell whether `hear` would return at once."""
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
 
     def hear(self, timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
         """Return what it says next. At most one line is ever under way."""

@@ -18,4 +18,9 @@ BENCHES: Final[Mapping[str, LazyVerb]] = {
         "replication_command",
         "Puts per second and MB/s, beside what Python can do with no Raft.",
     ),
+    "dashboard": LazyVerb(
+        "cluster.cli_bench",
+        "dashboard_command",
+        "The dashboard's CPU, bytes and key echo, and what it costs the nodes.",
+    ),
 }

@@ -15,7 +15,7 @@ import shutil
 import statistics
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,7 @@ __all__ = [
     "commit",
     "file_system",
     "judge",
+    "limit",
     "machine",
     "median",
     "quotient",
@@ -40,12 +41,14 @@ _GIT_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One figure that is claimed, or (without a goal) told. Higher is better."""
+    """One figure that is claimed, or (without a goal) told. Higher is better, but for limits."""
 
     name: str
     value: float | None
     goal: float | None = None
     holds: bool | None = None
+    at_most: bool = False
+    """Whether the goal is a limit. Not in the document: there the name says it, by its unit."""
 
 
 def judge(name: str, value: float | None, goal: float | None, *, disturbed: bool = False) -> Ratio:
@@ -60,6 +63,18 @@ def judge(name: str, value: float | None, goal: float | None, *, disturbed: bool
         return Ratio(name, value, goal)
     reached = value >= goal
     return Ratio(name, value, goal, None if disturbed and not reached else reached)
+
+
+def limit(name: str, value: float | None, goal: float, *, disturbed: bool = False) -> Ratio:
+    """Compare a value with a limit: lower is better.
+
+    `disturbed`: something happened that can only have raised the value.
+    """
+    if value is None:
+        return Ratio(name, None, goal, at_most=True)
+    value = round(value, 4)
+    reached = value <= goal
+    return Ratio(name, value, goal, None if disturbed and not reached else reached, at_most=True)
 
 
 def median(values: Iterable[float | None]) -> float | None:
@@ -91,7 +106,10 @@ class BenchReport:
             "commit": self.commit,
             "machine": dict(self.machine),
             "rows": [dict(row) for row in self.rows],
-            "ratios": [asdict(ratio) for ratio in self.ratios],
+            "ratios": [
+                {name: getattr(ratio, name) for name in ("name", "value", "goal", "holds")}
+                for ratio in self.ratios
+            ],
         }
 
     @property
@@ -118,7 +136,7 @@ def _verdict(ratio: Ratio) -> str:
     if ratio.goal is None:
         return value
     verdict = {True: "holds", False: "missed", None: "unknown"}[ratio.holds]
-    return f"{value}  goal {ratio.goal:.2f}: {verdict}"
+    return f"{value}  goal {'≤ ' if ratio.at_most else ''}{ratio.goal:.2f}: {verdict}"
 
 
 # ---- where and what ----------------------------------------------------------------------------
