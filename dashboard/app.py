@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rich.console import RenderableType
 from textual import events
-from textual._compositor import ChopsUpdate
 from textual.app import App, ComposeResult
-from textual.screen import Screen
 
 from dashboard.desk import Desk
 from dashboard.dossier import Microscope, read_dossier
@@ -25,7 +22,6 @@ from dashboard.presenter.node_detail import Dossier
 from dashboard.presenter.screen import layout, overlay_rows, pane_rows
 from dashboard.presenter.view import Size
 from dashboard.themes import BACKGROUNDS, THEMES
-from dashboard.widgets.exact import ExactUpdate
 from dashboard.widgets.pane import PaneView
 
 __all__ = ["DeckApp", "Look"]
@@ -204,12 +200,6 @@ class DeckApp(App[int]):
             self._over.move(above[0] if above else None)
             if above is not None:
                 self._over.show(above[1])
-
-    def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
-        """Write what changed, and no more (see `dashboard.widgets.exact`)."""
-        if isinstance(renderable, ChopsUpdate):
-            renderable = ExactUpdate(renderable.chops, renderable.spans, renderable.chop_ends)
-        super()._display(screen, renderable)
 
     # ---- files -----------------------------------------------------------------------------
 

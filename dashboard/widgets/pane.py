@@ -1,16 +1,12 @@
 """A pane: presenter rows on the screen, of which only those that changed are painted again.
 
-Textual paints every dirty cell anew, changed or not, so the comparison is made here: row by row,
-and within a row cell by cell.
+Textual paints every dirty line anew, changed or not, so the comparison is made here.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import Final
 
-from rich.cells import cell_len
 from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
@@ -25,10 +21,6 @@ from dashboard.presenter.text import Row, ascii_row, plain
 from dashboard.themes import style_of
 
 __all__ = ["PaneView"]
-
-
-GAP_CELLS: Final = 3
-"""Fewer cells that stayed as they were cost less than another move of the cursor."""
 
 
 def _joined(row: Row, theme: str) -> list[Segment]:
@@ -51,23 +43,6 @@ def _joined(row: Row, theme: str) -> list[Segment]:
                 continue
         joined.append(Segment(text, style))
     return joined
-
-
-def _differing(before: Row, after: Row) -> list[tuple[int, int]]:
-    """Return where two rows differ: from which cell to which, with short gaps closed.
-
-    One run from end to end where a character is not one cell wide.
-    """
-    old, new = ([(sign, name) for text, name in row for sign in text] for row in (before, after))
-    if len(old) != len(new) or cell_len(plain(before)) + cell_len(plain(after)) != 2 * len(new):
-        return [(0, sys.maxsize)]
-    runs: list[tuple[int, int]] = []
-    for x, (one, other) in enumerate(zip(old, new, strict=True)):
-        if one != other:
-            joins = runs and x <= runs[-1][1] + GAP_CELLS
-            start = runs.pop()[0] if joins else x
-            runs.append((start, x + 1))
-    return runs
 
 
 def _ground(style: Style) -> tuple[Color | None, bool | None, bool | None]:
@@ -124,19 +99,14 @@ class PaneView(Widget):
         fresh = tuple(ascii_row(row) for row in rows) if self._ascii else tuple(rows)
         before, self._rows = self._rows, fresh
         width = self._place.width if self._place else self.size.width
-        changed = [y for y, row in enumerate(fresh) if y >= len(before) or before[y] != row]
+        changed = [
+            Region(0, y, width, 1)
+            for y, row in enumerate(fresh)
+            if y >= len(before) or before[y] != row
+        ]
         if changed:
             self.painted += len(changed)
-            self.refresh(
-                *(
-                    Region(x, y, min(end, width) - x, 1)
-                    for y in changed
-                    for x, end in (
-                        _differing(before[y], fresh[y]) if y < len(before) else [(0, width)]
-                    )
-                    if x < width
-                )
-            )
+            self.refresh(*changed)
 
     def repaint(self, theme: str) -> None:
         """Paint everything again in a theme."""
