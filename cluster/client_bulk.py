@@ -12,6 +12,7 @@ where a request is full, and comes back in pieces if only some of its entries ha
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, chain, count
 from operator import itemgetter
@@ -43,7 +44,7 @@ def _pick(items: Sequence[T], places: Sequence[int]) -> Sequence[T]:
     return [items[place] for place in places]
 
 
-class Writes:
+class Writes(ABC):
     """Operations that are submitted together; `sizes` are the bytes of their entries."""
 
     __slots__ = ("sizes",)
@@ -58,13 +59,13 @@ class Writes:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    @abstractmethod
     def keys(self, place: int) -> Sequence[bytes]:
         """Return the keys that one operation touches."""
-        raise NotImplementedError
 
+    @abstractmethod
     def entries(self, places: Sequence[int], stamp: tuple[int, int, int]) -> Iterator[bytes]:
         """Yield the pieces of the entries at `places`; `stamp`: session, first seq, acked_below."""
-        raise NotImplementedError
 
 
 class PutList(Writes):

@@ -8,6 +8,7 @@ LEAD_LOST: then its operations may have been applied.
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Final
 
@@ -81,7 +82,7 @@ class Attempt:
         self.since = since
 
 
-class Flight:
+class Flight(ABC):
     """What all kinds of request share: attempts, and the silence of the current one."""
 
     __slots__ = ("attempts", "current", "lost", "operations", "silences", "timeout_at")
@@ -109,13 +110,13 @@ class Flight:
         """Yield the operations that are not completed."""
         return (pending for pending in self.operations if pending is not None)
 
+    @abstractmethod
     def compact(self) -> None:
         """Cut completed operations out of the request, which must not be sent again."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parts(self, request_id: int, cluster_id: bytes, group: GroupId) -> list[Buffer]:
         """Encode the request under a new id."""
-        raise NotImplementedError
 
 
 class WriteFlight(Flight):

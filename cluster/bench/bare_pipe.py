@@ -49,6 +49,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -220,7 +221,7 @@ class Batch:
     askers: list[tuple[bytes, bytes]]
 
 
-class Node:
+class Node(ABC):
     """What leader and followers share: the log, the dict, the batches that wait."""
 
     def __init__(self, path: Path) -> None:
@@ -253,9 +254,9 @@ class Node:
             os.eventfd_read(self.wal.wake)
         return ready
 
+    @abstractmethod
     def asked(self) -> None:
         """Answer a line of standard input."""
-        raise NotImplementedError
 
     def counters(self) -> dict[str, int]:
         """Return what this node has done so far."""
@@ -370,6 +371,10 @@ class Follower(Node):
         super().__init__(path)
         self._leader = self.socket(zmq.DEALER, identity)
         self._leader.connect(f"ipc://{directory}/peers")
+
+    def asked(self) -> None:
+        """Tell the own counters."""
+        tell(nodes=[self.counters()])
 
     def run(self) -> None:
         """Work until the parent is done."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
 
@@ -36,7 +37,7 @@ NEVER = -(1 << 62)
 FOREVER = 1 << 62
 
 
-class CoreState:
+class CoreState(ABC):
     """The fields of a core, the timers, and the step down. All times in ns (one clock)."""
 
     def __init__(
@@ -135,9 +136,9 @@ class CoreState:
             self.uncommitted_bytes -= self.log.bytes_between(self.commit, index)
         self.commit = Index(index)
 
+    @abstractmethod
     def _become_leader(self, now: int) -> None:
         """Take the lead: see `leading`."""
-        raise NotImplementedError
 
     def _hard_state(self) -> HardState:
         return HardState(self.term, self.vote)

@@ -6,7 +6,6 @@ loaded, lazy imports and re-exports included.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -87,9 +86,6 @@ def test_the_probe_for_the_core_is_red_on_a_planted_import(line: str, tmp_path: 
     assert answer.stdout.startswith("planted.election ")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("node.__main__") is None, reason="python -m node does not exist yet"
-)
 def test_a_foreign_package_in_the_working_directory_does_not_hide_the_node(tmp_path: Path) -> None:
     """Children start with `-P`: without it, this directory's `node` would run instead."""
     (tmp_path / "node").mkdir()
