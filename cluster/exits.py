@@ -53,7 +53,7 @@ _OF_NODE: Final[Mapping[int, Exit]] = {
     NodeExit.DATA_DIR_UNUSABLE: Exit.UNFIT,
     NodeExit.POISONED_LOG: Exit.FAILED,
     NodeExit.IN_USE: Exit.UNFIT,
-    NodeExit.NEWER_FORMAT: Exit.UNFIT,
+    NodeExit.OTHER_FORMAT: Exit.UNFIT,
     NodeExit.FOREIGN_IDENTITY: Exit.USAGE,
 }
 

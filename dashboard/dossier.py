@@ -15,7 +15,7 @@ from typing import Final
 
 from dashboard.presenter.microscope import FrameSight, WalSight
 from dashboard.presenter.node_detail import Dossier, DossierThread
-from wal.errors import NewerFormatError
+from wal.errors import OtherFormatError
 from wal.filesystem import OsFilesystem, ReadFile
 from wal.frame import Kind
 from wal.reader import Frame, Stop, read_frames
@@ -66,7 +66,7 @@ class Microscope:
             path = f"{self.directory}/{segment_name(self._segment)}"
             with closing(filesystem.open_read(path)) as file:
                 return self._read(file)
-        except NewerFormatError as error:
+        except OtherFormatError as error:
             return self._failed(str(error))
         except OSError as error:
             return self._failed(f"{self.directory}: {error.strerror}")

@@ -173,7 +173,7 @@ def _check_format(version: object) -> None:
         raise ConfigError(
             f"format {version} is newer than {CONFIG_FORMAT}, the newest this version reads;"
             " update raftdeck",
-            NodeExit.NEWER_FORMAT,
+            NodeExit.OTHER_FORMAT,
         )
 
 

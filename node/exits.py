@@ -16,7 +16,7 @@ class NodeExit(IntEnum):
     DATA_DIR_UNUSABLE = 73
     POISONED_LOG = 74
     IN_USE = 75
-    NEWER_FORMAT = 76
+    OTHER_FORMAT = 76
     FOREIGN_IDENTITY = 78
 
 

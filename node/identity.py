@@ -80,7 +80,7 @@ def read_identity(data_dir: Path) -> Identity | None:
         version = document["format"]
         if type(version) is int and version > IDENTITY_FORMAT:
             raise IdentityError(
-                NodeExit.NEWER_FORMAT,
+                NodeExit.OTHER_FORMAT,
                 f"{path}: format {version} is newer than {IDENTITY_FORMAT}, the newest this version"
                 " reads; update raftdeck",
             )

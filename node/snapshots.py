@@ -26,7 +26,7 @@ from typing import Final, Protocol
 
 from node.ports import SnapshotDone
 from node.raft.types import GroupId, Index, LogStart, Term
-from wal import CorruptLogError, Filesystem, LogIdentity, NewerFormatError, SegmentIO
+from wal import CorruptLogError, Filesystem, LogIdentity, OtherFormatError, SegmentIO
 from wal.checksum import crc32c
 from wal.filesystem import ReadFile
 from wal.operations import Create, Operation, Rename, Sync, SyncDir, Unlink, Write
@@ -305,7 +305,7 @@ class SnapshotStore:
         if magic != _MAGIC:
             raise SnapshotError(path, "not a snapshot")
         if version > FORMAT:
-            raise NewerFormatError(
+            raise OtherFormatError(
                 f"{path}: format {version} is newer than {FORMAT}, the newest this version reads;"
                 " update raftdeck"
             )

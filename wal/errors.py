@@ -12,7 +12,7 @@ __all__ = [
     "FrameError",
     "IdentityMismatchError",
     "LockedError",
-    "NewerFormatError",
+    "OtherFormatError",
     "PoisonedLogError",
     "RecordTooLargeError",
     "ReleasedError",
@@ -88,8 +88,8 @@ class CorruptLogError(WalError):
         )
 
 
-class NewerFormatError(WalError):
-    """Written by a newer version than this one reads."""
+class OtherFormatError(WalError):
+    """Written in a format that this version does not read: by a newer one, or by an older."""
 
 
 class IdentityMismatchError(WalError):

@@ -27,7 +27,7 @@ from struct import Struct
 from typing import Final
 
 from wal.checksum import Checksum, crc32c
-from wal.errors import FrameError, NewerFormatError
+from wal.errors import FrameError, OtherFormatError
 
 __all__ = [
     "FRAME_BYTES_MIN",
@@ -128,7 +128,7 @@ class RecordHeader:
 
     @classmethod
     def unpack(cls, buffer: Buffer) -> RecordHeader:
-        """Decode and check 64 bytes; `FrameError` if invalid, `NewerFormatError` if newer."""
+        """Decode and check 64 bytes; `FrameError` if invalid, `OtherFormatError` if newer."""
         if len(buffer) != HEADER_BYTES:
             raise FrameError(f"a record header has {HEADER_BYTES} bytes, not {len(buffer)}")
         (stored,) = _CRC.unpack_from(buffer, HEADER_BYTES - _CRC.size)
@@ -145,18 +145,18 @@ class RecordHeader:
         )
 
 
-def _foreign(magic: int, version: int, kind: int) -> FrameError | NewerFormatError:
+def _foreign(magic: int, version: int, kind: int) -> FrameError | OtherFormatError:
     """Return the error for a header whose CRC holds and which is not of this format.
 
-    NewerFormatError also for an older one: neither may be taken for damage, and be cut.
+    An older format is told likewise: neither may be taken for damage, and be cut.
     """
     if magic == MAGIC and version > VERSION:
-        return NewerFormatError(
+        return OtherFormatError(
             f"record format {version} is newer than {VERSION}, the newest this version reads;"
             " update raftdeck"
         )
     if magic == MAGIC and 0 < version < VERSION:
-        return NewerFormatError(
+        return OtherFormatError(
             f"record format {version} is older than {VERSION}, the only one that this version reads;"
             " read it with the raftdeck that wrote it, and begin with an empty directory"
         )
@@ -282,7 +282,7 @@ def decode_head(
     """Return (uid, sequence, durable_pos, frame_len, payload_crc, fields) of a frame, checked.
 
     Does what `decode_prefix` and `RecordHeader.unpack` do, in one go: this runs once per frame of
-    a recovery. 96 bytes stand at `offset`. Raises FrameError, NewerFormatError.
+    a recovery. 96 bytes stand at `offset`. Raises FrameError, OtherFormatError.
     """
     head = _HEAD.unpack_from(view, offset)
     uid, sequence, durable_pos, frame_len, frame_crc, magic, version, kind = head[:8]

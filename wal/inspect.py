@@ -19,7 +19,7 @@ from wal import checksum
 from wal.errors import (
     CorruptLogError,
     IdentityMismatchError,
-    NewerFormatError,
+    OtherFormatError,
     WalError,
 )
 from wal.filesystem import OsFilesystem
@@ -102,7 +102,7 @@ def _told() -> Iterator[None]:
     """Turn what reading a log may raise into a line and an exit code."""
     try:
         yield
-    except NewerFormatError as error:
+    except OtherFormatError as error:
         raise _fail(str(error), EXIT_NEWER) from None
     except WalError as error:
         raise _fail(str(error), EXIT_DAMAGED) from None

@@ -146,7 +146,7 @@ class Log:
     ) -> tuple[Log, Recovered]:
         """Lock, recover and open a directory (created if absent); return the log and what it held.
 
-        Raises LockedError, CorruptLogError, IdentityMismatchError, NewerFormatError: the directory is
+        Raises LockedError, CorruptLogError, IdentityMismatchError, OtherFormatError: the directory is
         then unchanged. Raises OSError. The lock is given back in any case.
         """
         options = options or OpenOptions()

@@ -84,7 +84,7 @@ def read_frames(
     """Yield the valid frames of segment `number` from `start`; `stop` says where and why it ended.
 
     Checks CRCs, lengths, uid and sequence within the segment, and padding; the first frame's uid
-    only if `uid` is given. Raises NewerFormatError at a record of a newer format.
+    only if `uid` is given. Raises OtherFormatError at a record of a newer format.
     """
     size = file.size()
     chunk, base = memoryview(b""), 0

@@ -117,7 +117,7 @@ def recover(fs: ReadFilesystem, directory: str, identity: LogIdentity | None = N
     """Read a whole log without changing anything.
 
     Raises CorruptLogError, IdentityMismatchError (the first segment's owner or `identity`, if it is
-    given, owns all), NewerFormatError, OSError.
+    given, owns all), OtherFormatError, OSError.
     Memory: one chunk of 4 MiB or the largest record, plus one `BatchRef` per live batch.
     """
     return _Recovery(fs, directory, identity).run()

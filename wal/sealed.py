@@ -14,7 +14,7 @@ from struct import Struct
 from typing import Final
 
 from wal.checksum import crc32c
-from wal.errors import CorruptLogError, NewerFormatError
+from wal.errors import CorruptLogError, OtherFormatError
 from wal.filesystem import Filesystem, ReadFilesystem
 from wal.segment import SEALED_NAME
 
@@ -43,7 +43,7 @@ def write_sealed(fs: Filesystem, directory: str, end: int) -> None:
 def read_sealed(fs: ReadFilesystem, directory: str) -> int | None:
     """Return the end position of a clean stop, or None without one.
 
-    Raises CorruptLogError if the file is damaged, NewerFormatError.
+    Raises CorruptLogError if the file is damaged, OtherFormatError.
     """
     path = f"{directory}/{SEALED_NAME}"
     if not fs.exists(path):
@@ -55,7 +55,7 @@ def read_sealed(fs: ReadFilesystem, directory: str) -> int | None:
         (stored,) = _CRC.unpack_from(content, _BODY.size)
         if magic == _MAGIC and stored == crc32c(content[: _BODY.size]):
             if version != _VERSION:
-                raise NewerFormatError(
+                raise OtherFormatError(
                     f"{path}: version {version.decode('ascii', 'replace')} is newer than"
                     f" {_VERSION.decode()}; update raftdeck"
                 )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from struct import Struct, error
 from typing import Final
 
-from wal.errors import FrameError, NewerFormatError
+from wal.errors import FrameError, OtherFormatError
 from wal.frame import Buffer, Kind, Record, RecordHeader, record_of
 
 __all__ = [
@@ -158,12 +158,12 @@ class SegmentCheckpoint:
 
 
 def decode_checkpoint(body: Buffer) -> SegmentCheckpoint:
-    """Decode a CHECKPOINT body whose CRC held; `FrameError`, `NewerFormatError`."""
+    """Decode a CHECKPOINT body whose CRC held; `FrameError`, `OtherFormatError`."""
     try:
         head = _HEAD.unpack_from(body)
         version, node, cluster_id, number, previous, previous_end, recycled, count = head
         if version > FORMAT:
-            raise NewerFormatError(
+            raise OtherFormatError(
                 f"log format {version} is newer than {FORMAT}, the newest this version reads;"
                 " update raftdeck"
             )

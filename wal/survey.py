@@ -136,7 +136,7 @@ def walk(
     """List the frames of a log from position `start` on, damage included.
 
     Behind damage, the frames of the same use of the file go on. What an earlier use left in a
-    recycled file is not listed. Raises NewerFormatError, OSError.
+    recycled file is not listed. Raises OtherFormatError, OSError.
     """
     numbers = [n for n in segment_numbers(fs, directory) if n >= number_of_position(start)]
     for place, number in enumerate(numbers):

@@ -309,7 +309,7 @@ def test_every_exit_of_a_node_maps_to_one_of_a_verb():
         NodeExit.DATA_DIR_UNUSABLE: Exit.UNFIT,
         NodeExit.POISONED_LOG: Exit.FAILED,
         NodeExit.IN_USE: Exit.UNFIT,
-        NodeExit.NEWER_FORMAT: Exit.UNFIT,
+        NodeExit.OTHER_FORMAT: Exit.UNFIT,
         NodeExit.FOREIGN_IDENTITY: Exit.USAGE,
     }
     assert exit_of_node(None) is exit_of_node(1) is Exit.UNFIT

@@ -122,7 +122,7 @@ def test_a_newer_format_has_its_own_exit_code():
     document = json.loads(config().to_json()) | {"format": 2, "new_key": 1}
     with pytest.raises(ConfigError, match="newer than 1") as caught:
         NodeConfig.from_json(json.dumps(document))
-    assert caught.value.exit_code == NodeExit.NEWER_FORMAT
+    assert caught.value.exit_code == NodeExit.OTHER_FORMAT
 
 
 def test_endpoints_and_directories_follow_the_architecture():

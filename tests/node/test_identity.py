@@ -53,7 +53,7 @@ def test_a_newer_format_is_refused_by_its_own_code(tmp_path):
     (tmp_path / IDENTITY_FILE).write_text(text)
     with pytest.raises(IdentityError, match="format 2 is newer") as caught:
         claim_directory(tmp_path, OURS)
-    assert caught.value.exit_code == NodeExit.NEWER_FORMAT
+    assert caught.value.exit_code == NodeExit.OTHER_FORMAT
     assert (tmp_path / IDENTITY_FILE).read_text() == text
 
 

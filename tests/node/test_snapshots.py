@@ -11,7 +11,7 @@ import pytest
 from node.raft.types import GroupId, Index, LogStart, Term
 from node.snapshots import OperationThread, SnapshotError, SnapshotStore
 from tests.wal.crashfs import CrashFilesystem
-from wal import LogIdentity, NewerFormatError, OsFilesystem, SegmentIO
+from wal import LogIdentity, OsFilesystem, OtherFormatError, SegmentIO
 from wal.operations import Write
 
 IDENTITY = LogIdentity(b"c" * 16, 1)
@@ -101,7 +101,7 @@ def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
-        with pytest.raises((SnapshotError, NewerFormatError)):
+        with pytest.raises((SnapshotError, OtherFormatError)):
             read_all(tmp_path)
     for length in range(len(whole)):
         path.write_bytes(whole[:length])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wal import Kind, LogIdentity, NewerFormatError, RecordHeader, batch_record
+from wal import Kind, LogIdentity, OtherFormatError, RecordHeader, batch_record
 from wal.checksum import crc32c, reference
 from wal.errors import FrameError
 from wal.frame import (
@@ -173,9 +173,9 @@ def test_a_frame_of_an_older_format_is_refused_and_not_taken_for_damage() -> Non
     head = bytearray(batch_record(0, 1, 31, [b"x"]).header[:60])
     head[4] = 1
     old = with_crc(bytes(head))
-    with pytest.raises(NewerFormatError, match="record format 1 is older than 2"):
+    with pytest.raises(OtherFormatError, match="record format 1 is older than 2"):
         decode_head(memoryview(bytes(32) + old), 0, crc32c)
-    with pytest.raises(NewerFormatError, match="record format 1 is older than 2"):
+    with pytest.raises(OtherFormatError, match="record format 1 is older than 2"):
         RecordHeader.unpack(old)
 
 
@@ -242,7 +242,7 @@ def with_crc(head: bytes) -> bytes:
 
 def test_a_newer_record_format_is_told_from_damage() -> None:
     header = truncate_record(0, 1).header
-    with pytest.raises(NewerFormatError, match="record format 3 is newer than 2"):
+    with pytest.raises(OtherFormatError, match="record format 3 is newer than 2"):
         RecordHeader.unpack(with_crc(header[:4] + b"\3" + header[5:60]))
 
 
@@ -256,7 +256,7 @@ def test_a_header_that_is_not_of_this_format_is_no_header(offset: int, value: in
 
 def test_a_newer_checkpoint_is_told_from_damage() -> None:
     body = SegmentCheckpoint(LogIdentity(bytes(16), 1), 1, 0, 0, False, ()).record().body
-    with pytest.raises(NewerFormatError, match="log format 2 is newer than 1"):
+    with pytest.raises(OtherFormatError, match="log format 2 is newer than 1"):
         decode_checkpoint(b"\2" + bytes(body[1:]))
     with pytest.raises(FrameError):
         decode_checkpoint(b"\0" + bytes(body[1:]))
@@ -296,7 +296,7 @@ def slow_head(head: bytes) -> tuple:
 def outcome(decode: Callable[[], tuple]) -> object:
     try:
         return decode()
-    except (FrameError, NewerFormatError) as error:
+    except (FrameError, OtherFormatError) as error:
         return type(error), str(error)
 
 

@@ -29,8 +29,8 @@ from wal import (
     Kind,
     LockedError,
     LogIdentity,
-    NewerFormatError,
     OsFilesystem,
+    OtherFormatError,
     RecordHeader,
     Recovered,
     hard_state_record,
@@ -124,7 +124,7 @@ def test_a_newer_format_is_refused_and_left_alone(
         log.append([batch(1)])
     make_newer(fs)
     before = fs.read(FIRST)
-    with pytest.raises(NewerFormatError, match=r"newer than .*update raftdeck"):
+    with pytest.raises(OtherFormatError, match=r"newer than .*update raftdeck"):
         open_log(fs)
     assert fs.read(FIRST) == before
     assert not fs.locked
@@ -144,7 +144,7 @@ def test_a_newer_record_behind_a_torn_one_is_not_cut_away() -> None:
 def recover_end_before_newer(fs: CrashFilesystem) -> int:
     file = fs.open_read(FIRST)
     stop = Stop()
-    with pytest.raises(NewerFormatError):
+    with pytest.raises(OtherFormatError):
         list(read_frames(file, 1, stop))
     file.close()
     return stop.offset
