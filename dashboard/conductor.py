@@ -15,20 +15,17 @@ from typing import TYPE_CHECKING, Final
 
 from cluster.demo.tour import Step, steps_for
 from cluster.demo.writer import Plan, Writer
-from cluster.exits import CommandError, Exit
+from cluster.exits import CommandError
 from dashboard.presenter.view import Deed, Verdict
 
 if TYPE_CHECKING:
-    from cluster.client import Client
-    from cluster.demo.collect import Collector
     from cluster.demo.report import Report
-    from cluster.demo.tour import Tour
-    from cluster.local import LocalCluster
+    from cluster.demo.run import Run
 
 __all__ = ["Conductor"]
 
-CLIENT_TIMEOUT_S: Final = 30.0
-DRAIN_TIMEOUT_S: Final = 60.0
+JOIN_TIMEOUT_S: Final = 60.0
+"""As long as the last answers of a demo may take (`cluster.demo.run`)."""
 LOOK_S: Final = 0.05
 SHOWN_S: Final = 2.5
 """How long the result of a step stays before the next one is announced."""
@@ -115,39 +112,31 @@ class Conductor:
             self._stopping = True
             self._changed.notify_all()
         if self._thread.ident is not None:
-            self._thread.join(DRAIN_TIMEOUT_S)
+            self._thread.join(JOIN_TIMEOUT_S)
 
     # ---- the thread ------------------------------------------------------------------------
 
     def _work(self) -> None:
-        from cluster.client import Client
-        from cluster.demo.collect import Collector
+        from cluster.demo.run import Run
         from cluster.local import LocalCluster
 
         cluster = LocalCluster(self._run_dir)
-        collector = Collector(self._run_dir)
-        client = Client(cluster.endpoints(), CLIENT_TIMEOUT_S)
+        run = Run(cluster, self._plan, self._say)
         try:
-            self._conduct(cluster, client, collector)
+            self._conduct(run)
         except CommandError as error:
             if not self._stopping:
                 self.error = error
                 self._say(f"the tour ended: {error}")
                 self._verdict = Verdict("TOUR FAILED", "bad")
         finally:
-            client.close()
-            collector.close()
+            run.close()
             cluster.close()
 
-    def _conduct(self, cluster: LocalCluster, client: Client, collector: Collector) -> None:
-        from cluster.demo.tour import Tour
-
-        writer = Writer(client, self._plan)
-        self._writer = writer
-        tour = Tour(cluster, writer, self._say)
-        started = time.monotonic()
-        writer.start()
-        steps = steps_for(cluster.spec.nodes)
+    def _conduct(self, run: Run) -> None:
+        self._writer = writer = run.writer
+        run.start()
+        steps = steps_for(run.cluster.spec.nodes)
         before = 0.0
         for number, step in enumerate(steps, 1):
             name = f"step {number}/{len(steps)}"
@@ -155,19 +144,19 @@ class Conductor:
                 writer.finish(0)
                 return
             before = step.share
-            self._do(tour, step, name, started)
+            self._do(run, step, name)
         if not self._await("the end: heal, and read everything back", (1 - before) * self._seconds):
             writer.finish(0)
             return
-        self._finish(cluster, client, collector, (tour, writer, started))
+        self._finish(run)
 
-    def _do(self, tour: Tour, step: Step, name: str, started: float) -> None:
+    def _do(self, run: Run, step: Step, name: str) -> None:
         """Do one step, and remember what it did for the event list."""
         begun = _now_ms()
         open_deed = Deed(begun, 1 << 62, tuple(range(1, 16)), f"tour {name}")
         self._deeds = (*self._deeds, open_deed)
-        tour.do(step, started)
-        fault = tour.faults[-1]
+        run.tour.do(step, run.started)
+        fault = run.tour.faults[-1]
         closed = replace(open_deed, end_ms=_now_ms(), nodes=fault.nodes)
         self._deeds = (*self._deeds[:-1], closed)
         self._pause_for(SHOWN_S)
@@ -195,45 +184,11 @@ class Conductor:
         with self._changed:
             self._words = words.strip()
 
-    def _finish(
-        self,
-        cluster: LocalCluster,
-        client: Client,
-        collector: Collector,
-        run: tuple[Tour, Writer, float],
-    ) -> None:
+    def _finish(self, run: Run) -> None:
         """Stop writing, heal, read everything back, and judge."""
-        from cluster.demo.report import Report
-        from cluster.demo.verify import verify
-
-        tour, writer, started = run
-        self._say("writing ends; waiting for the last answers")
-        if not writer.finish(DRAIN_TIMEOUT_S):
-            raise CommandError(Exit.NO_QUORUM, "puts are unanswered; see the logs")
-        if writer.error is not None:
-            raise CommandError(Exit.FAILED, str(writer.error))
-        elapsed = time.monotonic() - started
-        tour.heal()
-        collector.take(cluster.frame())
-        self._say("reading everything back, through the leader and from every replica")
-        findings = verify(
-            client, cluster.spec.node_ids, writer.acknowledged,
-            lambda source: self._say(f"reading everything back, now from {source}"),
-        )  # fmt: skip
-        report = Report(
-            plan=self._plan,
-            nodes=cluster.spec.nodes,
-            seconds=elapsed,
-            acknowledged=writer.acknowledged,
-            faults=tuple(tour.faults),
-            findings=findings,
-            totals=tuple(collector.totals()),
-            leaders=collector.leaders(),
-            data_dir=cluster.spec.data_dir,
-        )
-        self.report = report
-        acked = len(report.acknowledged.digests)
-        words = f"{report.verdict.upper()} {acked:,} acked, {len(findings.lost)} lost"
+        self.report = report = run.finish()
+        acked, lost = len(report.acknowledged.digests), len(report.findings.lost)
+        words = f"{report.verdict.upper()} {acked:,} acked, {lost} lost"
         self._verdict = Verdict(words, "headstrong" if report.verdict == "pass" else "bad")
         self._say(f"the tour is over: {words}. The cluster is yours until q")
 

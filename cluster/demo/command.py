@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["EXITS", "demo_command", "prepare"]
 
 SECONDS_MIN: Final = 5.0
-DRAIN_TIMEOUT_S: Final = 60.0
-CLIENT_TIMEOUT_S: Final = 30.0
 BAR_WIDTH: Final = 30
 LOOK_S: Final = 0.05
 
@@ -158,55 +156,21 @@ def run_demo(
 
 def _work(cluster: LocalCluster, plan: Plan, seconds: float, screen: Screen) -> Report:
     """Write, tour, heal, read back."""
-    from cluster.client import Client
-    from cluster.demo.collect import Collector
-    from cluster.demo.report import Report
-    from cluster.demo.tour import Tour, steps_for
-    from cluster.demo.verify import verify
-    from cluster.demo.writer import Writer
+    from cluster.demo.run import Run
+    from cluster.demo.tour import steps_for
 
-    collector = Collector(cluster.run_dir)
-    client = Client(cluster.endpoints(), CLIENT_TIMEOUT_S)
-    writer = Writer(client, plan)
-    tour = Tour(cluster, writer, screen.say)
+    run = Run(cluster, plan, screen.say)
+    writer = run.writer
     try:
-        started = time.monotonic()
-        writer.start()
-        for _ in tour.run(steps_for(cluster.spec.nodes), started, seconds):
+        run.start()
+        for _ in run.tour.run(steps_for(cluster.spec.nodes), run.started, seconds):
             _show(writer, screen)
-        _until(lambda: writer.done or time.monotonic() > started + seconds, writer, screen)
-        screen.say("writing ends; waiting for the last answers")
-        if not writer.finish(DRAIN_TIMEOUT_S):
-            raise CommandError(
-                Exit.NO_QUORUM, f"puts are unanswered after {DRAIN_TIMEOUT_S:.0f} s; see the logs"
-            )
-        if writer.error is not None:
-            raise CommandError(Exit.FAILED, str(writer.error))
-        elapsed = time.monotonic() - started
-        tour.heal()
-        collector.take(cluster.frame())
-        screen.say("reading everything back")
-        findings = verify(
-            client,
-            cluster.spec.node_ids,
-            writer.acknowledged,
-            lambda source: screen.say(f"  from {source}"),
-        )
-        return Report(
-            plan=plan,
-            nodes=cluster.spec.nodes,
-            seconds=elapsed,
-            acknowledged=writer.acknowledged,
-            faults=tuple(tour.faults),
-            findings=findings,
-            totals=tuple(collector.totals()),
-            leaders=collector.leaders(),
-            data_dir=cluster.spec.data_dir,
-        )
+        end = run.started + seconds
+        _until(lambda: writer.done or time.monotonic() > end, writer, screen)
+        return run.finish()
     finally:
         screen.clear()
-        client.close()
-        collector.close()
+        run.close()
 
 
 def _until(condition: Callable[[], bool], writer: Writer, screen: Screen) -> None:
