@@ -37,6 +37,7 @@ from cluster.client_types import (
     Range,
     RangeResult,
 )
+from cluster.closing import Closing
 from node import commands
 from node.commands import EncodeError, Operation
 from node.ports import Outcome
@@ -166,7 +167,7 @@ def _definite(build: Callable[..., Built], *arguments: object) -> Built:
         raise DefiniteError(str(error)) from None
 
 
-class Client:
+class Client(Closing):
     """A client for threads; any number of them may use it at once."""
 
     def __init__(
@@ -177,17 +178,6 @@ class Client:
     ) -> None:
         self._timeout = timeout
         self._engine = Engine(endpoints, _deliver_to_futures, config)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Fail what is pending and end the client's thread. May be called more than once."""

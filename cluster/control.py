@@ -6,12 +6,12 @@ import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgpack
 import zmq
 
+from cluster.closing import Closing
 from cluster.exits import CommandError, Exit
 from cluster.frames import ClusterFrame, FrameError
 from cluster.paths import LOCK_FILE, FileLock, control_path, frames_path
@@ -25,7 +25,7 @@ LOOK_INTERVAL_S = 0.25
 LAST_WORDS_MS = 100
 
 
-class Control:
+class Control(Closing):
     """Requests to one supervisor. `CommandError` is what it refused, or that it is gone."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -33,17 +33,6 @@ class Control:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = _connected(self._context, zmq.DEALER, control_path(run_dir))
         self._number = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection; the supervisor goes on."""

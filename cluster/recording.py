@@ -15,7 +15,6 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from cluster.chunks import (
@@ -28,6 +27,7 @@ from cluster.chunks import (
     entries,
     patched,
 )
+from cluster.closing import Closing
 from cluster.exits import CommandError, Exit
 from cluster.frames import EVENTS_MAX, ClusterFrame, Event
 
@@ -134,7 +134,7 @@ def _header_of(path: Path) -> ChunkHeader | None:
     return found[0] if found else None
 
 
-class Recording:
+class Recording(Closing):
     """Frames and events of one life; satisfies `cluster.feed.FrameSource`. One thread."""
 
     def __init__(self, place: Path, number: int | None = None) -> None:
@@ -165,17 +165,6 @@ class Recording:
         recording = cls(place, number)
         recording.refresh()
         return recording
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the files."""

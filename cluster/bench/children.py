@@ -12,11 +12,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from cluster.bench import bare_pipe
 from cluster.bench.bare_pipe import ANNOUNCE_MS, Plan, encode_plan
+from cluster.closing import Closing
 
 __all__ = ["ANSWER_TIMEOUT_S", "BarePipe", "Child", "ChildError"]
 
@@ -106,7 +106,7 @@ class Child:
         process.stdout.close()
 
 
-class BarePipe:
+class BarePipe(Closing):
     """The processes of one bare pipe. Its files lie in `data`: put it on the disk to be measured."""
 
     def __init__(self, nodes: int, data: Path) -> None:
@@ -137,17 +137,6 @@ class BarePipe:
         child = Child(f"bare pipe, {role}", command, errors, new_session=role == "leader")
         stack.callback(child.end)
         return child
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def client_pid(self) -> int:

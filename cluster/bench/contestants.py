@@ -13,11 +13,11 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from cluster.bench.bare_pipe import Plan, encode_plan
 from cluster.bench.children import ANSWER_TIMEOUT_S, BarePipe, Child
+from cluster.closing import Closing
 from cluster.frames import ClusterFrame
 from cluster.local import LocalCluster
 from cluster.processes import module_environment
@@ -135,7 +135,7 @@ def _sample(
     )
 
 
-class OurSide:
+class OurSide(Closing):
     """A `LocalCluster` and the process that drives its client."""
 
     def __init__(self, nodes: int, directory: Path) -> None:
@@ -164,15 +164,8 @@ class OurSide:
         errors = self._directory / "driver.err"
         return Child("the bench's client", command, errors, environment=module_environment())
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End its processes."""
         self._stack.close()
 
     @property
@@ -252,21 +245,14 @@ def _term(frame: ClusterFrame) -> int:
     return max(group.term for each in _snapshots(frame) for group in each.groups)
 
 
-class BareSide:
+class BareSide(Closing):
     """A `BarePipe`, measured the same way."""
 
     def __init__(self, nodes: int, directory: Path) -> None:
         self._pipe = BarePipe(nodes, directory)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End its processes."""
         self._pipe.close()
 
     def measure(self, case: Case, seconds: float) -> Sample:

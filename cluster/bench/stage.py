@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from cluster.bench.children import ANSWER_TIMEOUT_S, Child
 from cluster.bench.paced import Paced
+from cluster.closing import Closing
 from cluster.local import LocalCluster
 from cluster.processes import module_environment
 from cluster.spec import ClusterSpec
@@ -76,7 +76,7 @@ class Reading:
         return max(0.0, others / max(1e-9, self.at_s - before.at_s))
 
 
-class Stage:
+class Stage(Closing):
     """A `LocalCluster` and the process that loads it. One thread; one load at a time."""
 
     def __init__(self, nodes: int, directory: Path) -> None:
@@ -106,15 +106,8 @@ class Stage:
             self._load.hear()
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End its processes."""
         self._stack.close()
 
     def warm(self) -> None:
