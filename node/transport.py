@@ -233,6 +233,9 @@ class PeerTransport:
         if sender.cluster_id != self._me.cluster_id or node not in self._control_out:
             rejected.foreign += 1
             return []
+        if not (_for_data(messages) if seen is self._data_seen else _for_control(messages)):
+            rejected.malformed += 1  # of the other lane, where its number may have been seen
+            return []
         newest = self._incarnations.get(node, -1)
         if sender.incarnation < newest:
             rejected.stale += 1
@@ -271,6 +274,14 @@ class PeerTransport:
             socket.close()
             raise
         return socket
+
+
+def _for_data(messages: Sequence[Message]) -> bool:
+    return len(messages) == 1 and type(messages[0]) is Append
+
+
+def _for_control(messages: Sequence[Message]) -> bool:
+    return all(type(message) is not Append for message in messages)
 
 
 def _shared(part: Any) -> Any:

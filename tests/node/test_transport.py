@@ -119,6 +119,13 @@ def frame_of(
     return encode_control(Sender(cluster, NodeId(node), incarnation), messages, number)
 
 
+def honest_on(lane: str) -> list[bytes]:
+    """A frame of the kind that this lane carries."""
+    if lane == "control":
+        return [frame_of(beat())]
+    return [bytes(part) for part in encode_append(Sender(CLUSTER, PEER, 1), append_to(ME))]
+
+
 def unnumbered(parts: Sequence[Buffer]) -> list[bytes]:
     """A frame without its seal."""
     return [bytes(parts[0])[SEAL_BYTES:], *(bytes(part) for part in parts[1:])]
@@ -219,8 +226,8 @@ ODD_FRAMES = [
 def test_an_odd_frame_is_dropped_and_counted_and_the_next_one_is_read(desk, lane, parts):
     dealer = desk.dealer(lane)
     dealer.send_multipart(parts)
-    dealer.send(frame_of(beat()))
-    assert desk.receive(2) == [beat()]
+    dealer.send_multipart(honest_on(lane))
+    assert len(desk.receive(2)) == 1
     assert desk.counters.malformed == 1
 
 
@@ -237,8 +244,8 @@ def test_an_odd_frame_is_dropped_and_counted_and_the_next_one_is_read(desk, lane
 def test_a_stranger_is_dropped_and_counted(desk, lane, frame):
     dealer = desk.dealer(lane)
     dealer.send(frame)
-    dealer.send(frame_of(beat()))
-    assert desk.receive(2) == [beat()]
+    dealer.send_multipart(honest_on(lane))
+    assert len(desk.receive(2)) == 1
     assert (desk.counters.foreign, desk.counters.malformed) == (1, 0)
 
 
@@ -268,6 +275,22 @@ def test_a_frame_that_comes_again_is_dropped_and_counted_on_its_lane(desk):
     control.send(frame_of(beat(), incarnation=2, number=1))
     control.send(frame_of(beat(), node=OTHER, number=1))
     assert desk.receive(10) == [beat(), replace(beat(), sender=OTHER)], "a life, a node of its own"
+
+
+def test_a_frame_replayed_on_the_other_lane_is_malformed_there_and_moves_no_number(desk):
+    control, data = desk.dealer("control"), desk.dealer("data")
+    control.send(frame_of(beat(term=1), number=5))
+    assert desk.receive(1) == [beat(term=1)]
+    data.send(frame_of(beat(term=1), number=5))
+    data.send(frame_of(number=6))
+    append = append_to(ME)
+    parts = [bytes(p) for p in encode_append(Sender(CLUSTER, PEER, 1), append, 4)]
+    control.send_multipart(parts)
+    data.send_multipart(parts)
+    control.send(frame_of(beat(term=2), number=6))
+    assert desk.receive(6) == [beat(term=2), append]
+    assert desk.counters.control_rejected.malformed == 1
+    assert desk.counters.data_rejected.malformed == 2
 
 
 def test_frames_are_numbered_in_the_order_in_which_they_leave(desk):
@@ -363,8 +386,8 @@ def test_a_turn_takes_a_bounded_number_of_control_bytes(desk):
 def test_a_part_over_the_limit_ends_its_connection_and_no_other(desk):
     hostile, honest = desk.dealer("data"), desk.dealer("data")
     hostile.send(bytes(PEER_FRAME_BYTES_MAX + 1))
-    honest.send(frame_of(beat()))
-    assert desk.receive(1) == [beat()]
+    honest.send_multipart(honest_on("data"))
+    assert desk.receive(1) == [append_to(ME)]
     assert desk.counters.data_bytes_in < 1_000
 
 

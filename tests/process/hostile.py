@@ -158,16 +158,20 @@ class PeerJudge:
     voters: tuple[int, ...]
     newest: int
     """Number of the newest frame that was recorded."""
+    lane: str
 
     def __call__(self, frame: Frame) -> Verdict:
         try:
-            sender, _ = decode_peer_frame(self.me, frame)
+            sender, messages = decode_peer_frame(self.me, frame)
         except WireError:
             return Verdict.MALFORMED
         if sender.cluster_id != self.cluster_id or sender.node not in self.voters:
             return Verdict.FOREIGN
         if sender.node == self.me:
             return Verdict.FOREIGN
+        appends = [message for message in messages if isinstance(message, Append)]
+        if appends if self.lane == "control" else len(appends) != 1 or len(messages) != 1:
+            return Verdict.MALFORMED
         if sender.incarnation < 1 or 0 < sender.number <= self.newest:
             return Verdict.STALE
         return Verdict.TRUSTED
@@ -330,8 +334,10 @@ class Tap:
                 path.rename(aside)
         for front in self._fronts:
             front.disable_monitor()
-        for socket in (*self._monitors, *self._fronts, *self._backs.values()):
+        for socket in (*self._monitors, *self._fronts):
             socket.close(0)
+        for socket in self._backs.values():
+            socket.close(SEND_TIMEOUT_MS)  # what was recorded arrives
         if self._backs:
             for path, aside in zip(paths, kept, strict=True):
                 while path.exists():  # ZeroMQ unlinks in its own time

@@ -193,7 +193,7 @@ def besiege(
             judge: Callable[[Frame], Verdict]
             if lane in ("control", "data"):
                 stream = peer_stream(seed, me, ghost, recorded)
-                judge = PeerJudge(me, cluster_id, cluster.spec.node_ids, newest)
+                judge = PeerJudge(me, cluster_id, cluster.spec.node_ids, newest, lane)
             elif lane == "client":
                 stream, judge = client_stream(seed, cluster_id), judge_request(cluster_id)
             else:
