@@ -43,6 +43,8 @@ __all__ = ["PEER_LANES", "PeerTransport", "Rejected", "TransportCounters", "bind
 _COPY_BELOW = 64 << 10
 """Parts below this are copied into ZeroMQ's own memory: cheaper than tracking a Python buffer."""
 _RECONNECT_MS = 10
+_FIRST_INCARNATION = 1
+"""Lives are counted from it: a frame of an earlier one is nobody's."""
 PEER_LANES: Final = frozenset({"control", "data"})
 
 
@@ -137,6 +139,8 @@ class PeerTransport:
         """Open the sending side to a peer; works before the peer is up."""
         self._control_out[peer] = self._dealer(control)
         self._data_out[peer] = self._dealer(data)  # a ZMQError leaves what is open to `close`
+        self._incarnations[peer] = _FIRST_INCARNATION
+        self._control_seen[peer] = self._data_seen[peer] = 0
         monitor = self._control_out[peer].get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self.monitors[monitor] = peer
 
@@ -236,7 +240,7 @@ class PeerTransport:
         if not (_for_data(messages) if seen is self._data_seen else _for_control(messages)):
             rejected.malformed += 1  # of the other lane, where its number may have been seen
             return []
-        newest = self._incarnations.get(node, -1)
+        newest = self._incarnations[node]
         if sender.incarnation < newest:
             rejected.stale += 1
             return []

@@ -261,6 +261,14 @@ def test_frames_of_an_earlier_life_are_dropped_on_every_lane(desk):
     assert (desk.counters.stale, desk.counters.foreign) == (2, 0)
 
 
+def test_a_frame_of_no_life_is_stale_also_from_a_peer_that_was_never_heard(desk):
+    control = desk.dealer("control")
+    control.send(frame_of(beat(term=1), incarnation=0))
+    control.send(frame_of(beat(term=2), incarnation=1))
+    assert desk.receive(2) == [beat(term=2)]
+    assert desk.counters.control_rejected.stale == 1
+
+
 def test_a_frame_that_comes_again_is_dropped_and_counted_on_its_lane(desk):
     control, data = desk.dealer("control"), desk.dealer("data")
     for number in (1, 2, 1, 2, 3):
