@@ -1,7 +1,8 @@
 """Asks the nodes what they are, looks at their processes, and makes the frame of it.
 
 Runs in the supervisor's main thread and never blocks: `poll` sends a `status` request to every
-node that could answer, `receive` takes what arrived, `frame` merges. A node that does not answer
+node that could answer, `receive` takes what arrived, `glance` reads what the nodes wrote to their
+pages (and asks those that did not), `frame` merges. A node that does not answer
 keeps its last snapshot, whose age grows; a node that ended has none. Changes that a person wants
 to read about (frozen, leader elected, …) become events here, when they are seen.
 """
@@ -18,7 +19,7 @@ from cluster.frames import EVENTS_MAX, ClusterFrame, NodeFrame, NodeRates, Proce
 from cluster.processes import NodeProcess
 from cluster.spec import ClusterSpec
 from cluster.vacancies import Vacancies
-from node.admin import AdminPool, NodeReply
+from node.admin import AdminPool, Malformed, Reply, decode_reply
 from node.metrics import NodeSnapshot, SnapshotError
 from node.status_wire import StatusView
 
@@ -29,6 +30,8 @@ GAP_S: Final = 0.05
 """Snapshots closer than this to the one before do not both stay: an operation polls every 5 ms."""
 HISTORY_MAX: Final = 32
 """Snapshots kept per node for rates: 1 s at 10 Hz, with room for forced polls."""
+PAGE_INTERVALS_MAX: Final = 3
+"""A page that was not written for so many intervals: the node is asked, as if it had none."""
 UNANSWERED_S: Final = 1.0
 """A request unanswered for so long is asked again: the node may have been frozen meanwhile."""
 
@@ -67,14 +70,40 @@ class Observer:
     def poll(self) -> None:
         """Look at every process, and ask every node that has no request outstanding."""
         self.look()
+        for node in self._processes:
+            self._ask(node)
+
+    def _ask(self, node: int) -> None:
         now = time.monotonic()
+        number, asked_at = self._outstanding.get(node, (0, 0.0))
+        if not self._processes[node].alive or (number and now < asked_at + UNANSWERED_S):
+            return
+        args = {"since": self._views[node].token}
+        if (sent := self._pool.request(node, "status", args)) is not None:
+            self._outstanding[node] = (sent, now)
+
+    def glance(self, interval_s: float) -> None:
+        """Look at every process, and take what the nodes wrote; ask those who wrote nothing lately.
+
+        From now on they write once per `interval_s`.
+        """
+        self.look()
         for node, process in self._processes.items():
-            number, asked_at = self._outstanding.get(node, (0, 0.0))
-            if not process.alive or (number and now < asked_at + UNANSWERED_S):
+            page, view = process.page, self._views[node]
+            if page is None or not process.alive:
+                self._ask(node)
                 continue
-            args = {"since": self._views[node].token}
-            if (sent := self._pool.request(node, "status", args)) is not None:
-                self._outstanding[node] = (sent, now)
+            if (written := page.read()) is not None:
+                self._take(node, _reply_of(written.payload), written.at_ns / 1e9)
+            page.want(round(interval_s * 1e9), view.token)
+            if time.monotonic_ns() - page.at_ns > PAGE_INTERVALS_MAX * interval_s * 1e9:
+                self._ask(node)
+
+    def avert(self) -> None:
+        """Let the nodes write no more."""
+        for process in self._processes.values():
+            if process.page is not None:
+                process.page.want(0, 0)
 
     def look(self) -> None:
         """Look at every process, and note who froze or thawed."""
@@ -107,18 +136,17 @@ class Observer:
     def receive(self, ready: Container[object]) -> None:
         """Take the answers that have arrived on the sockets that are ready."""
         for answer in self._pool.receive(ready):
-            self._take(answer)
+            if self._outstanding.get(answer.node, (0, 0.0))[0] == answer.reply.number:
+                del self._outstanding[answer.node]
+            self._take(answer.node, answer.reply, time.monotonic())
 
-    def _take(self, answer: NodeReply) -> None:
+    def _take(self, node: int, reply: Reply, at_s: float) -> None:
         """Keep an answer if it is a snapshot of the process that runs now."""
-        node = answer.node
-        if self._outstanding.get(node, (0, 0.0))[0] == answer.reply.number:
-            del self._outstanding[node]
         process = self._processes[node]
         try:
-            if not answer.reply.ok:
-                raise SnapshotError(str(answer.reply.payload))
-            snapshot = self._views[node].take(answer.reply.payload)
+            if not reply.ok:
+                raise SnapshotError(str(reply.payload))
+            snapshot = self._views[node].take(reply.payload)
             if snapshot is not None and snapshot.node != node:
                 raise SnapshotError(f"node {snapshot.node} answered for {node}")
         except SnapshotError:
@@ -133,12 +161,11 @@ class Observer:
         history = self._history[node]
         if history and history[-1].snapshot.incarnation != snapshot.incarnation:
             history.clear()
-        now = time.monotonic()
         if not history:
             self._note_recovery(snapshot)
-        _remember(history, _Seen(now, snapshot))
+        _remember(history, _Seen(at_s, snapshot))
         if process.state is ProcessState.RUNNING:
-            self._note_elections(snapshot, now)
+            self._note_elections(snapshot, at_s)
 
     def _note_recovery(self, snapshot: NodeSnapshot) -> None:
         """Tell what the first answer of a life says of its recovery, if there was any."""
@@ -167,6 +194,10 @@ class Observer:
         history = self._history[node]
         return bool(history) and history[-1].at_s >= moment_s
 
+    def awaited(self, node: int) -> bool:
+        """Say whether a node has been asked and has not answered."""
+        return node in self._outstanding
+
     def frame(self, supervisor_pid: int) -> ClusterFrame:
         """Make the frame of this moment."""
         self._sequence += 1
@@ -190,6 +221,14 @@ class Observer:
         age_ms = int((now - newest.at_s) * 1000)
         rates = _rates(history) if process.state is ProcessState.RUNNING else None
         return NodeFrame(node, process.truth(), newest.snapshot, age_ms, rates)
+
+
+def _reply_of(payload: bytes) -> Reply:
+    """Decode what a node wrote to its page; what it cannot have written is refused as an answer."""
+    try:
+        return decode_reply(payload)
+    except Malformed as error:
+        return Reply(0, False, str(error))
 
 
 def _remember(history: deque[_Seen], seen: _Seen) -> None:

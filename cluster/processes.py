@@ -32,6 +32,7 @@ from cluster.frames import Cause, ProcessState, ProcessTruth
 from cluster.nodelog import NodeLog
 from node.exits import NodeExit
 from node.identity import write_atomically
+from node.page import PageReader
 
 if TYPE_CHECKING:
     import psutil
@@ -95,6 +96,8 @@ class NodeProcess:
         self._popen: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
         self._lifeline = -1
+        self.page: PageReader | None = None
+        """What the node of this life writes its status to; None where there is no such memory."""
         self._intent: Intent = "none"
         self._freeze_asked = False
         self._exited: Exited | None = None
@@ -149,6 +152,8 @@ class NodeProcess:
         self._config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomically(self._config_path, self._config.to_json())
         self._remove_sockets()
+        self._make_page()
+        passed = [] if self.page is None else [self.page.descriptor]
         read_end, write_end = os.pipe()
         output = self.log.open()
         try:
@@ -159,7 +164,7 @@ class NodeProcess:
                 stderr=output,
                 cwd="/",
                 env=module_environment(self._spec.entry_paths),
-                pass_fds=(read_end,),
+                pass_fds=(read_end, *passed),
             )
         except OSError:
             os.close(write_end)
@@ -175,7 +180,17 @@ class NodeProcess:
         """Return ARCHITECTURE §9's command line."""
         start = [sys.executable, "-P", "-m", self._spec.entry_module]
         arguments = ["--config", str(self._config_path), "--parent-pid", str(os.getpid())]
-        return [*start, *arguments, "--lifeline-fd", str(lifeline)]
+        arguments += ["--lifeline-fd", str(lifeline)]
+        return start + arguments + ([f"--status-fd={self.page.descriptor}"] if self.page else [])
+
+    def _make_page(self) -> None:
+        """Make a page for the life that begins; without one the node is asked for its status."""
+        if self.page is not None:
+            self.page.close()
+        try:
+            self.page = PageReader()
+        except (OSError, AttributeError):
+            self.page = None
 
     def _begin_life(self) -> None:
         self._starts += 1

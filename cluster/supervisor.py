@@ -242,11 +242,17 @@ class Supervisor:
         many nodes are looked at less often.
         """
         now, spent = time.monotonic(), time.thread_time()
-        interval = POLL_S_WATCHED if self._publisher.watched else POLL_S_ALONE
-        self._next_poll_s = now + max(interval, (spent - self._spent_s) / SHARE_MAX)
+        watched = self._publisher.watched
+        least = POLL_S_WATCHED if watched else POLL_S_ALONE
+        interval = max(least, (spent - self._spent_s) / SHARE_MAX)
+        self._next_poll_s = now + interval
         self._spent_s = spent
         self._polled_s = now
-        self._observer.poll()
+        if watched:
+            self._observer.glance(interval)
+        else:
+            self._observer.avert()
+            self._observer.poll()
         for process in self._processes.values():
             process.log.rotate()
 
@@ -256,8 +262,8 @@ class Supervisor:
         if polled is None:
             return
         late = time.monotonic() >= polled + ANSWER_S
-        if not late and not all(
-            self._observer.answered_since(process.node, polled)
+        if not late and any(
+            self._observer.awaited(process.node)
             for process in self._processes.values()
             if process.state is ProcessState.RUNNING
         ):

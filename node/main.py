@@ -22,6 +22,7 @@ from node.console import say
 from node.exits import NodeExit, StartError
 from node.identity import Identity, claim_directory, write_atomically
 from node.lifeline import die_with_parent
+from node.page import PageError, PageWriter
 from node.process import NodeProcess, Start, Wake
 from wal import (
     CorruptLogError,
@@ -95,7 +96,12 @@ def run(config: NodeConfig, parsed: argparse.Namespace, filesystem: Filesystem) 
         with _starting(config):
             incarnation = _next_incarnation(config.data_dir)
         start = Start(
-            incarnation, parsed.lifeline_fd, parsed.parent_pid, filesystem, recovery_ns=recovery_ns
+            incarnation,
+            parsed.lifeline_fd,
+            parsed.parent_pid,
+            filesystem,
+            recovery_ns=recovery_ns,
+            page=parsed.page,
         )
         _report_recovery(recovered)
         with _starting(config):
@@ -148,12 +154,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="JSON file (node.config)")
     parser.add_argument("--parent-pid", type=int, help="exit when this process is not the parent")
     parser.add_argument("--lifeline-fd", type=int, help="stop at end of file on this descriptor")
+    parser.add_argument("--status-fd", type=int, help="write the status to this page (node.page)")
     parsed = parser.parse_args(arguments)
     if parsed.lifeline_fd is not None:
         try:
             os.fstat(parsed.lifeline_fd)
         except OSError:
             parser.error(f"--lifeline-fd {parsed.lifeline_fd}: no open descriptor")
+    try:
+        parsed.page = None if parsed.status_fd is None else PageWriter(parsed.status_fd)
+    except PageError as error:
+        parser.error(f"--status-fd: {error}")
     return parsed
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 
-from node.admin import AdminLane
+from node.admin import AdminLane, Reply, encode_reply
 from node.assembly import Member, Ports, assemble
 from node.clients import ClientLane
 from node.codec import Sender
@@ -30,6 +30,8 @@ from node.limits import (
     FORGET_JITTER_NS,
     PEER_FRAME_BYTES_MAX,
 )
+from node.page import PageWriter
+from node.raft.state import FOREVER
 from node.raft.types import NodeId
 from node.snapshots import OperationThread, SnapshotStore
 from node.status import StatusSource, group_row, row_key, snapshot
@@ -101,6 +103,7 @@ class Start:
     parent_pid: int | None
     filesystem: Filesystem
     recovery_ns: int = 0
+    page: PageWriter | None = None
 
 
 class NodeProcess:
@@ -169,6 +172,8 @@ class NodeProcess:
             if self._clients.sends != replied:
                 self._waiter.touched(("client",))
             self._tell_stalls(now)
+            if now >= self._page_due():
+                self._write_page()
             if self._store.failure is not None:
                 raise self._store.failure
             if self._store.disk_full and now >= self._retry_at:
@@ -194,7 +199,8 @@ class NodeProcess:
         """
         timeout_s = 0.0
         if not self._node.has_backlog:
-            left = self._node.next_deadline - self._clock.now_ns()
+            due = min(self._node.next_deadline, self._page_due())
+            left = due - self._clock.now_ns()
             timeout_s = min(_WAIT_S_MAX, max(0.0, left / 1e9))
         ready = self._waiter.wait(timeout_s)
         if "wake" in ready:
@@ -296,6 +302,17 @@ class NodeProcess:
             return replace(own, groups=rows).encode()
         self._status_rows.look(groups, now)
         return encode_status(own, self._status_rows, args["since"])
+
+    def _page_due(self) -> int:
+        return FOREVER if self._start.page is None else self._start.page.next_ns
+
+    def _write_page(self) -> None:
+        assert self._start.page is not None
+
+        def make(since: int) -> bytes:
+            return encode_reply(Reply(0, True, self._status({"since": since})))
+
+        self._start.page.write(make, self._clock.now_ns())
 
     def _stop(self, _: object) -> str:
         self._stopping = True

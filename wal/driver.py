@@ -113,12 +113,10 @@ class SyncTimes:
         """Note one job."""
         self.recent.append(elapsed_ns)
 
-    def quantile(self, fraction: float) -> int:
-        """Return the nearest-rank quantile of the kept times; 0 if there is none."""
-        ordered = sorted(self.recent)
-        if not ordered:
-            return 0
-        return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
+    def quantiles(self, *fractions: float) -> list[int]:
+        """Return the nearest-rank quantiles of the kept times; 0 if there is none."""
+        ordered = sorted(self.recent) or [0]
+        return [ordered[min(len(ordered) - 1, int(each * len(ordered)))] for each in fractions]
 
 
 def bucket_of(value: int) -> int:

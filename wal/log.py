@@ -264,6 +264,7 @@ class Log:
         """Return counters and latencies."""
         runner, committer = self._runner, self._committer
         head = committer.head
+        half, most = runner.times.quantiles(0.5, 0.99)
         return LogStats(
             syncs=runner.syncs,
             jobs=runner.jobs,
@@ -275,8 +276,8 @@ class Log:
             spares=len(committer.pool),
             head=head.position,
             durable=head.durable,
-            sync_p50_ns=runner.times.quantile(0.5),
-            sync_p99_ns=runner.times.quantile(0.99),
+            sync_p50_ns=half,
+            sync_p99_ns=most,
             disk_full=self.disk_full,
             segments_released=committer.segments_released,
             segments_recycled=committer.segments_recycled,
