@@ -67,12 +67,15 @@ class SimClient:
         self._core = ClientCore(CLUSTER_ID, nodes, plan.groups, config)
         self._open: dict[Ticket, Op] = {}
         self._width = 1 + self._stream.below(3)
-        self._think_ns = 2 * plan.safety_ns // plan.operations * self._width
-        self._left = plan.operations
+        self._think_ns = plan.pace_ns * self._width
+        self._begun = 0
+        self._limit = plan.operations
+        self._skipped = {at for client, at in plan.skipped if client == number}
         self._patience = self._stream.pick(_PATIENCE_NS)
         self._timer_at: int | None = None
         self._known: dict[bytes, bytes | None] = {}
         self._last: Op | None = None
+        self._finishing = False
 
     @property
     def done(self) -> bool:
@@ -85,11 +88,18 @@ class SimClient:
             self._heap.after(self._stream.below(self._think_ns + 1), self._next)
 
     def finish(self) -> None:
+        """Let the workload end: at once, or when the client has had its least number of operations."""
+        self._limit = max(self._begun, self._world.plan.operations_min)
+        self._think_ns = 0
+        self._finishing = True
+        if self._begun == self._limit:
+            self._invoke_last()
+
+    def _invoke_last(self) -> None:
         """Invoke the last operation, a put that has to be acknowledged.
 
         If the first try was refused for certain (a disk was full a moment ago), there is another.
         """
-        self._left = 0
         key = self._key()
         op = Op(self.number, "put", 0, key, {key: self._value()})
         self._last = op
@@ -109,9 +119,16 @@ class SimClient:
     # ---- workload ------------------------------------------------------------------------
 
     def _next(self) -> None:
-        if self._left <= 0:
+        """Invoke the next operation. Each draws from a stream of its own: one left out changes no other."""
+        if self._begun >= self._limit:
+            if self._finishing and self._last is None:
+                self._invoke_last()
             return
-        self._left -= 1
+        self._begun += 1
+        self._stream = Stream(self._world.plan.seed, "op", self.number, self._begun)
+        if self._begun in self._skipped:
+            self._heap.after(self._stream.below(self._think_ns + 1), self._next)
+            return
         roll = self._stream.below(100)
         key = self._key()
         if roll < 36:
@@ -196,9 +213,10 @@ class SimClient:
         self._world.completed(op)
         if op is self._last:
             if op.status != "ok":
-                self._heap.after(_RETRY_NS, self.finish)
+                self._heap.after(_RETRY_NS, self._invoke_last)
         else:
-            self._heap.after(self._stream.below(self._think_ns + 1), self._next)
+            pause = Stream(self._world.plan.seed, "pause", self.number, self._begun)
+            self._heap.after(pause.below(self._think_ns + 1), self._next)
 
     def _learn(self, op: Op) -> None:
         """Remember what a key holds, so that some of the CASes succeed."""

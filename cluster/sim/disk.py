@@ -177,6 +177,7 @@ class _SimFile:
     def _write(self, offset: int, block: bytes) -> None:
         self._disk.begin(DiskOperation.WRITE, self._path)
         assert self._writable, _READ_ONLY
+        self._disk.check_write()
         if self._disk.full and offset + len(block) > len(self._inode.content):
             raise OSError(errno.ENOSPC, "No space left on device")
         self._inode.write(offset, block)
@@ -205,6 +206,8 @@ class SimDisk:
         """Whether files refuse to grow (ENOSPC)."""
         self.failing_syncs = 0
         """How many of the next syncs fail with EIO; the pages they covered are dropped."""
+        self.failing_writes = 0
+        """How many of the next writes fail with EIO, before anything is written."""
         self.fuse: int | None = None
         """How many more changing operations succeed before `PowerCut` is raised; None: all."""
         self.trap: Trap | None = None
@@ -254,6 +257,12 @@ class SimDisk:
             return
         self.trap = None
         trap.spring(path)
+
+    def check_write(self) -> None:
+        """Fail a write if one is to fail."""
+        if self.failing_writes:
+            self.failing_writes -= 1
+            raise OSError(errno.EIO, "Input/output error")
 
     def check_sync(self) -> None:
         """Fail a sync if one is to fail."""

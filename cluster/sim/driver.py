@@ -69,6 +69,11 @@ class HeapOperations:
         self._queue.append((None, done))
         self._wake()
 
+    @property
+    def busy(self) -> bool:
+        """Whether operations wait or are under way."""
+        return self._busy or bool(self._queue)
+
     def close(self) -> None:
         """End with the process; what is queued stays undone."""
         self._dead = True
@@ -87,7 +92,8 @@ class HeapOperations:
             self._busy = True
             delay = self._times.operation
             if isinstance(self._queue[0][0], Sync | SyncDir):
-                delay += self._times.sync_min + self._stream.below(self._times.sync_spread)
+                times = self._times
+                delay += times.sync_min + self._stream.below(times.sync_spread) + times.slow
             self._heap.after(delay, self._perform)
 
     def _perform(self) -> None:

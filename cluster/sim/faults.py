@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cluster.sim.coverage import Mark
 from cluster.sim.plan import MS
 from cluster.sim.rng import Stream
 from cluster.sim.schedule import DEATHS, Fault, FaultKind
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FaultPlay"]
 
-_CUTS = (FaultKind.CUT, FaultKind.CUT_IN, FaultKind.CUT_OUT)
+_CUTS = (
+    FaultKind.CUT, FaultKind.CUT_IN, FaultKind.CUT_OUT, FaultKind.BRIDGE, FaultKind.RING
+)  # fmt: skip
+_SOFT = (FaultKind.LOSS, FaultKind.DELAY, FaultKind.CORRUPT)
+_CLOCKS = (FaultKind.CLOCK_RATE, FaultKind.CLOCK_JUMP)
 _TRAP_NS = 60 * MS
 """How long a death waits for a write; a heartbeat interval, in which an idle node writes nothing."""
 _RESTART_NS = 100 * MS
@@ -47,8 +52,9 @@ class FaultPlay:
         world.network.heal()
         for node in world.nodes.values():
             node.disk.full = False
-            node.disk.failing_syncs = 0
+            node.disk.failing_syncs = node.disk.failing_writes = 0
             node.times.slow = 0
+            node.clock.run_at(1000)
             self._down[node.node].clear()
             self._paused[node.node].clear()
             if not node.up:
@@ -89,6 +95,8 @@ class FaultPlay:
 
     def _hit(self, fault: Fault, victims: tuple[NodeId, ...]) -> None:
         self._world.note(f"fault {fault} hits {list(victims)}")
+        if self._world.cover is not None:
+            self._world.cover.hit(fault.kind.value, self._world.nodes.values())
         end = self._world.heap.now + fault.duration_ns
         at = self._world.heap.at
         if fault.kind in DEATHS:
@@ -105,9 +113,13 @@ class FaultPlay:
             for link in links:
                 self._world.network.link(*link).cuts += 1
             at(end, self._end_cut, links)
-        elif fault.kind in (FaultKind.LOSS, FaultKind.DELAY):
+        elif fault.kind in _SOFT:
             self._change_links(fault, 1)
             at(end, self._end_links, fault)
+        elif fault.kind in _CLOCKS:
+            for node in victims:
+                self._change_clock(node, fault)
+                at(end, self._end_clock, node, fault)
         else:
             for node in victims:
                 self._change_disk(node, fault, 1)
@@ -125,7 +137,7 @@ class FaultPlay:
             case "one":
                 return (order[0],)
             case "minority":
-                return tuple(order[: len(everybody) - quorum])
+                return tuple(order[: max(1, len(everybody) - quorum)])
             case "majority":
                 return tuple(order[:quorum])
             case _:
@@ -158,6 +170,7 @@ class FaultPlay:
         if not victim.boot(fuse):
             if not self._down[node]:
                 self._world.note(f"node {node} loses power while it recovers")
+                self._world.sometimes(Mark.POWER_IN_RECOVERY)
                 self.restart_later(node)
         elif self._paused[node]:
             self._world.nodes[node].pause()
@@ -173,7 +186,19 @@ class FaultPlay:
             self._world.nodes[node].resume()
 
     def _links(self, fault: Fault, victims: Sequence[NodeId]) -> list[tuple[int, int]]:
+        """Return the directed links that a cut of whatever shape takes away."""
         links: list[tuple[int, int]] = []
+        if fault.kind in (FaultKind.BRIDGE, FaultKind.RING):
+            order = Stream(self._world.plan.seed, "shape", fault.number).shuffled(
+                list(self._world.nodes)
+            )
+            apart = _bridged if fault.kind is FaultKind.BRIDGE else _ringed
+            return [
+                (source, target)
+                for at, source in enumerate(order)
+                for to, target in enumerate(order)
+                if at != to and apart(at, to, len(order))
+            ]
         for victim in victims:
             for other in self._world.nodes:
                 if other in victims:
@@ -195,6 +220,8 @@ class FaultPlay:
                 link = self._world.network.link(source, target)
                 if fault.kind is FaultKind.LOSS:
                     link.loss += sign * fault.amount
+                elif fault.kind is FaultKind.CORRUPT:
+                    link.corruption += sign * fault.amount
                 else:
                     link.extra_delay += sign * fault.amount * MS
 
@@ -204,13 +231,38 @@ class FaultPlay:
 
     def _change_disk(self, node: NodeId, fault: Fault, sign: int) -> None:
         victim = self._world.nodes[node]
-        if fault.kind is FaultKind.SLOW_DISK:
+        if fault.kind in (FaultKind.SLOW_DISK, FaultKind.STALL_DISK):
             victim.times.slow += sign * fault.amount * MS
         elif fault.kind is FaultKind.SYNC_ERROR:
             victim.disk.failing_syncs = 1 if sign > 0 else 0
+        elif fault.kind is FaultKind.WRITE_ERROR:
+            victim.disk.failing_writes = 1 if sign > 0 else 0
         else:
             victim.disk.full = sign > 0
 
     def _end_disk(self, node: NodeId, fault: Fault) -> None:
         if not self._healed:
             self._change_disk(node, fault, -1)
+
+    def _change_clock(self, node: NodeId, fault: Fault) -> None:
+        victim = self._world.nodes[node]
+        if fault.kind is FaultKind.CLOCK_RATE:
+            victim.clock.run_at(fault.amount)
+        else:
+            victim.clock.jump(fault.amount * MS)
+        victim.clock_changed()
+
+    def _end_clock(self, node: NodeId, fault: Fault) -> None:
+        if not self._healed and fault.kind is FaultKind.CLOCK_RATE:
+            self._world.nodes[node].clock.run_at(1000)
+            self._world.nodes[node].clock_changed()
+
+
+def _bridged(at: int, to: int, count: int) -> bool:
+    """Tell whether two places are in different halves; the first place is in both."""
+    return at > 0 and to > 0 and (at <= count // 2) != (to <= count // 2)
+
+
+def _ringed(at: int, to: int, count: int) -> bool:
+    """Tell whether two places on a ring are no neighbours."""
+    return (at - to) % count not in (1, count - 1)

@@ -40,7 +40,10 @@ class LinkProfile:
 class Link:
     """One direction between two endpoints. Faults change `cuts`, `loss` and `extra_delay`."""
 
-    __slots__ = ("cuts", "duplicates", "extra_delay", "in_order", "last_arrival", "loss", "stream")
+    __slots__ = (
+        "corruption", "cuts", "duplicates", "extra_delay", "in_order", "last_arrival", "loss",
+        "stream",
+    )  # fmt: skip
 
     def __init__(self, stream: Stream, duplicates: int, in_order: bool) -> None:
         self.stream = stream
@@ -49,6 +52,8 @@ class Link:
         self.cuts = 0
         """How many faults cut this link at present."""
         self.loss = 0
+        self.corruption = 0
+        """Permille of the frames that arrive with one bit flipped."""
         self.extra_delay = 0
         self.last_arrival: dict[bool, int] = {}
 
@@ -83,7 +88,7 @@ class Network:
     def heal(self) -> None:
         """End every fault of every link, and the profile's loss: what is sent arrives."""
         for link in self._links.values():
-            link.cuts = link.loss = link.extra_delay = link.duplicates = 0
+            link.cuts = link.loss = link.extra_delay = link.duplicates = link.corruption = 0
         profile = self._profile
         self._profile = LinkProfile(
             profile.delay_min, profile.delay_spread, profile.delay_tail, in_order=profile.in_order
@@ -101,6 +106,11 @@ class Network:
         if (bits & 0x3FF) < (profile.loss + link.loss) * 1024 // 1000:
             self.dropped += 1
             return
+        if link.corruption and link.stream.chance(link.corruption):
+            frame = flipped(frame, link.stream)
+            if frame is None:
+                self.dropped += 1
+                return
         self._schedule(source, target, frame, bits >> 10, bulk)
         if link.duplicates and (bits >> 54) < link.duplicates * 1024 // 1000:
             self._schedule(source, target, frame, link.stream.bits() >> 10, bulk)
@@ -124,3 +134,18 @@ class Network:
             self.dropped += 1
             return
         self._deliver(source, target, frame)
+
+
+def flipped(frame: object, stream: Stream) -> object | None:
+    """Return a frame with one bit flipped; None for a value that has no bytes: its CRC fails."""
+    if not isinstance(frame, list):
+        return None
+    parts = [bytes(part) for part in frame]
+    at = stream.below(max(1, sum(map(len, parts))) * 8)
+    for number, part in enumerate(parts):
+        if at < len(part) * 8:
+            whole = bytearray(part)
+            whole[at // 8] ^= 1 << at % 8
+            return [*parts[:number], bytes(whole), *parts[number + 1 :]]
+        at -= len(part) * 8
+    return parts

@@ -20,7 +20,7 @@ from cluster.sim.plan import MS, Plan
 from cluster.sim.rng import Stream
 from node.assembly import Member, Ports, assemble
 from node.client_wire import WriteRequest, decode_request
-from node.codec import Sender, decode_peer_frame, encode_append, encode_control
+from node.codec import Sender, WireError, decode_peer_frame, encode_append, encode_control
 from node.limits import DISK_FULL_RETRY_NS, FORGET_JITTER_NS
 from node.multiraft import MultiRaft
 from node.ports import FrozenState, Outcome, Outcomes, StateMachine, StoredGroup
@@ -32,7 +32,7 @@ from wal import AppendHandle, JobRunner, Log, LogIdentity, OpenOptions, SegmentI
 from wal.driver import OnComplete
 from wal.errors import CorruptLogError, WalError
 
-__all__ = ["CLUSTER_ID", "Assemble", "NodeWorld", "SimNode", "client_identity"]
+__all__ = ["CLUSTER_ID", "Assemble", "NodeWorld", "SimClock", "SimNode", "client_identity"]
 
 CLUSTER_ID = b"raftdeck-sim-01!"
 _DIRECTORY = "wal"
@@ -61,8 +61,8 @@ class NodeWorld(Protocol):
     def started(self, node: SimNode) -> None:
         """Look at a node that has just been assembled."""
 
-    def turned(self, node: SimNode) -> None:
-        """Look at a node after its turn."""
+    def turned(self, node: SimNode, messages: Sequence[Message], requests: int) -> None:
+        """Look at a node after its turn over these messages, and so many client requests."""
 
     def sending(self, message: Message) -> None:
         """Look at a message that leaves now."""
@@ -80,17 +80,33 @@ class NodeWorld(Protocol):
         """Take the news that a node's process has ended by itself."""
 
 
-class _Clock:
-    """The node's own monotonic clock: virtual time from an origin of its own."""
+class SimClock:
+    """A node's own monotonic clock: from an origin of its own, at a rate that a fault may change."""
 
-    __slots__ = ("_heap", "offset")
+    __slots__ = ("_heap", "_rate", "_since", "_start")
 
     def __init__(self, heap: EventHeap, offset: int) -> None:
+        """Run at the rate of virtual time."""
         self._heap = heap
-        self.offset = offset
+        self._since = heap.now
+        self._start = heap.now + offset
+        self._rate = 1000
 
     def now_ns(self) -> int:
-        return self._heap.now + self.offset
+        """See `node.ports.Clock`."""
+        return self._start + (self._heap.now - self._since) * self._rate // 1000
+
+    def due_at(self, local_ns: int) -> int:
+        """Return the virtual time at which this clock shows `local_ns`, or more."""
+        return self._since - (self._start - local_ns) * 1000 // self._rate
+
+    def run_at(self, rate: int) -> None:
+        """Go on at `rate` permille of virtual time."""
+        self._start, self._since, self._rate = self.now_ns(), self._heap.now, rate
+
+    def jump(self, by_ns: int) -> None:
+        """Show `by_ns` more from now on, as after a machine's sleep."""
+        self._start += by_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +149,10 @@ class SimNode:
         self.paused = False
         self.incarnation = 0
         self.turns = 0
+        self.malformed = 0
+        """Frames that were not understood, over all lives."""
+        self.tore = False
+        """Whether the newest start cut a torn tail."""
         self.trap: Callable[[], None] | None = None
         """Called once, in the middle of the next write: between cache and disk."""
         self._world = world
@@ -140,7 +160,7 @@ class SimNode:
         self._heap = world.heap
         self._stream = Stream(world.plan.seed, "node", number)
         self._torn = Stream(world.plan.seed, "torn", number)
-        self._clock = _Clock(world.heap, self._stream.below(10_000 * MS))
+        self.clock = SimClock(world.heap, self._stream.below(10_000 * MS))
         self._messages: list[object] = []
         self._requests: list[tuple[bytes, Sequence[Buffer]]] = []
         self._turn_at: int | None = None
@@ -164,6 +184,11 @@ class SimNode:
         """The node's log store; only while it is up."""
         assert self._store is not None, "the node is down"
         return self._store
+
+    @property
+    def snapshotting(self) -> bool:
+        """Whether a snapshot is being written or removed."""
+        return self._operations is not None and self._operations.busy
 
     def machine(self, group: GroupId) -> StateMachine:
         """Return a group's state machine itself."""
@@ -196,6 +221,7 @@ class SimNode:
         except CorruptLogError as error:
             raise AssertionError(f"node {self.node} finds its log corrupt: {error}") from error
         self.disk.fuse = None
+        self.tore = found.torn is not None
         self._store = WalStore(log, found, self._wake)
         member = Member(
             node=self.node,
@@ -207,7 +233,7 @@ class SimNode:
             election_ms_max=plan.election_ms_max,
             compaction=plan.compaction,
         )
-        ports = Ports(self._clock, self, self._store, self, snapshots)
+        ports = Ports(self.clock, self, self._store, self, snapshots)
         self._multi = self._build(member, stored_groups(found), ports)
         for number, group in self._multi.groups.items():
             group.machine = _Observed(group.machine, self._world, (self.node, number))
@@ -275,7 +301,7 @@ class SimNode:
     def peer_lost(self, peer: NodeId, incarnation: int) -> None:
         """Notice that the connection to a peer broke."""
         if self.up and not self.paused and self.incarnation == incarnation:
-            self.multi.peer_lost(peer, self._clock.now_ns(), FORGET_JITTER_NS)
+            self.multi.peer_lost(peer, self.clock.now_ns(), FORGET_JITTER_NS)
             self._wake()
 
     # ---- ports ---------------------------------------------------------------------------
@@ -341,18 +367,21 @@ class SimNode:
         messages: list[Message] = []
         for frame in frames:
             if isinstance(frame, list):
-                messages += decode_peer_frame(self.node, frame)[1]
+                try:
+                    messages += decode_peer_frame(self.node, frame)[1]
+                except WireError:
+                    self.malformed += 1
             else:
                 messages.append(frame)  # type: ignore[arg-type]  # a Message, by value
         try:
-            multi.turn(self._clock.now_ns(), messages, self._world.plan.apply_ns)
+            multi.turn(self.clock.now_ns(), messages, self._world.plan.apply_ns)
         except WalError as error:
             self._exit(str(error))
             return
         if store.failure is not None:
             self._exit(str(store.failure))
             return
-        self._world.turned(self)
+        self._world.turned(self, messages, len(requests))
         if store.disk_full and self._heap.now >= self._retry_at:
             self._retry_at = self._heap.now + DISK_FULL_RETRY_NS
             store.log.retry()
@@ -370,16 +399,22 @@ class SimNode:
 
     def _arm_timer(self) -> None:
         """Keep one timer event out, at or before the deadline: deadlines mostly move away."""
-        due = max(self._heap.now, self.multi.next_deadline - self._clock.offset)
+        due = max(self._heap.now, self.clock.due_at(self.multi.next_deadline))
         if self._timer_at is None or due < self._timer_at:
             self._timer_at = due
             self._heap.at(due, self._timer, due, self.incarnation)
+
+    def clock_changed(self) -> None:
+        """Judge the deadline anew: the clock it is of runs differently."""
+        if self.up:
+            self._timer_at = None
+            self._arm_timer()
 
     def _timer(self, armed: int, incarnation: int) -> None:
         if armed != self._timer_at or incarnation != self.incarnation or not self.up:
             return
         self._timer_at = None
-        if self.multi.next_deadline - self._clock.offset <= self._heap.now:
+        if self.clock.due_at(self.multi.next_deadline) <= self._heap.now:
             self._wake()
         else:
             self._arm_timer()

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from cluster.sim.driver import DiskTimes
 from cluster.sim.network import LinkProfile
 from cluster.sim.rng import Stream
-from cluster.sim.schedule import Fault, draw_faults
+from cluster.sim.schedule import ALL_KINDS, Fault, FaultKind, draw_faults
 from node.compaction import CompactionPolicy
 from wal import SyncPolicy
 from wal.policy import Prepare
 
-__all__ = ["MS", "SECOND", "Plan", "draw_plan"]
+__all__ = ["MS", "PROFILES", "SECOND", "Plan", "Profile", "draw_plan"]
+
+Profile = Literal["lite", "swarm", "soak"]
+PROFILES: tuple[Profile, ...] = get_args(Profile)
+"""lite: five nodes and eight virtual seconds, every kind of fault. swarm: sizes, latencies and the
+kinds of faults themselves are drawn. soak: a minute of many faults."""
 
 MS = 1_000_000
 SECOND = 1_000 * MS
 
 _SEGMENT_BYTES = 64 << 10
 _FILL_STEP_BYTES = 16 << 10
+_LITE_FAULTS = (3, 7)
+_LITE_OPERATIONS_MIN = 60
+_SOAK_FAULTS = (30, 60)
 _PREPARATIONS: tuple[Prepare, ...] = ("recycle", "append", "zero_fill", "fallocate")
 
 
@@ -57,6 +66,14 @@ class Plan:
     """Whether a power cut tears (some unsynced sectors survive) instead of losing all of them."""
     reports_death: bool = True
     """Whether peers and clients notice a dead process at once, as a broken connection tells."""
+    operations_min: int = 0
+    """Per client: who has had fewer of them when everything heals goes on, without pauses."""
+    pace_ns: int = 100 * MS
+    """Longest pause of a client of one operation at a time, between two of them."""
+    skipped: tuple[tuple[int, int], ...] = ()
+    """Operations that are left out: (client, number), both from 1."""
+    virtual_ns_min: int = 0
+    """How long the world runs at least, also if everybody agrees before."""
 
     @property
     def node_ids(self) -> tuple[int, ...]:
@@ -64,37 +81,50 @@ class Plan:
         return tuple(range(1, self.nodes + 1))
 
 
-def draw_plan(seed: int) -> Plan:
-    """Draw the plan of a seed."""
+def draw_plan(seed: int, profile: Profile = "swarm") -> Plan:
+    """Draw the plan of a seed. ValueError for a profile that does not exist."""
+    if profile == "lite":
+        return _draw_lite(seed)
+    if profile == "soak":
+        return _draw_soak(seed)
+    if profile == "swarm":
+        return _draw_swarm(seed)
+    raise ValueError(f"profile {profile!r} is not one of {', '.join(PROFILES)}")
+
+
+def _draw_swarm(seed: int) -> Plan:
     stream = Stream(seed, "plan")
-    nodes = 5 if stream.chance(350) else 3
+    nodes = stream.pick((3, 3, 3, 3, 5, 5, 5, 7, 1, 2))
     groups = stream.pick((1, 1, 1, 1, 2, 2, 3, 4))
     clients = stream.between(2, 4)
     fast = stream.chance(700)
     safety_ns = stream.between(3500, 6500) * MS
     small = stream.chance(500)
     sliced = stream.chance(400)
+    heartbeat_ms = stream.pick((20, 50, 50, 50, 100))
     policy = SyncPolicy(
         segment_bytes=_FILL_STEP_BYTES if small else _SEGMENT_BYTES,
         fill_step_bytes=_FILL_STEP_BYTES,
         prepare=stream.pick(_PREPARATIONS),
         job_records_max=stream.pick((2, 8, 256)),
     )
+    operations = -(-stream.between(80, 130) // clients)
     return Plan(
         seed=seed,
         nodes=nodes,
         groups=groups,
         clients=clients,
-        operations=-(-stream.between(80, 130) // clients),
+        operations=operations,
+        pace_ns=2 * safety_ns // operations,
         keys=stream.between(2, 6),
         safety_ns=safety_ns,
         liveness_ns=12 * SECOND,
-        heartbeat_ms=50,
-        election_ms_min=150,
-        election_ms_max=300,
+        heartbeat_ms=heartbeat_ms,
+        election_ms_min=3 * heartbeat_ms,
+        election_ms_max=6 * heartbeat_ms,
         links=_draw_links(stream, fast),
         policy=policy,
-        faults=draw_faults(seed, safety_ns),
+        faults=draw_faults(seed, safety_ns, _draw_kinds(seed)),
         disk=_draw_disk(stream),
         compaction=_draw_compaction(seed),
         turn_ns=stream.pick((200_000, MS, 3 * MS) if sliced else (5_000, 20_000, 200_000)),
@@ -103,6 +133,73 @@ def draw_plan(seed: int) -> Plan:
         torn=stream.chance(600),
         reports_death=stream.chance(600),
     )
+
+
+def _draw_lite(seed: int) -> Plan:
+    """Draw five nodes on a quiet network for eight virtual seconds; faults begin in the first six."""
+    stream = Stream(seed, "lite")
+    clients = stream.between(2, 4)
+    heartbeat_ms = stream.between(100, 250)
+    safety_ns = 6 * SECOND
+    small = stream.chance(500)
+    policy = SyncPolicy(
+        segment_bytes=_FILL_STEP_BYTES if small else _SEGMENT_BYTES,
+        fill_step_bytes=_FILL_STEP_BYTES,
+        prepare=stream.pick(_PREPARATIONS),
+        job_records_max=stream.pick((2, 8, 256)),
+    )
+    operations = -(-stream.between(84, 110) // clients)
+    return Plan(
+        seed=seed,
+        nodes=5,
+        groups=1,
+        clients=clients,
+        operations=operations,
+        operations_min=-(-_LITE_OPERATIONS_MIN // clients),
+        pace_ns=2 * safety_ns // operations,
+        keys=stream.between(1, 4),
+        safety_ns=safety_ns,
+        liveness_ns=20 * SECOND,
+        heartbeat_ms=heartbeat_ms,
+        election_ms_min=3 * heartbeat_ms,
+        election_ms_max=6 * heartbeat_ms,
+        links=_draw_links(stream, fast=True),
+        policy=policy,
+        faults=draw_faults(seed, safety_ns, counts=_LITE_FAULTS),
+        disk=_draw_disk(stream),
+        compaction=_draw_compaction(seed),
+        turn_ns=stream.pick((20_000, 200_000, MS)),
+        apply_ns=0 if stream.chance(300) else 5 * MS,
+        codec=stream.chance(30),
+        torn=stream.chance(600),
+        reports_death=stream.chance(600),
+        virtual_ns_min=8 * SECOND,
+    )
+
+
+def _draw_soak(seed: int) -> Plan:
+    """Draw a minute of many faults over what swarm draws, with more nodes and operations."""
+    plan = _draw_swarm(seed)
+    stream = Stream(seed, "soak")
+    return replace(
+        plan,
+        nodes=stream.pick((3, 5, 5, 7)),
+        operations=10 * plan.operations,
+        safety_ns=60 * SECOND,
+        faults=draw_faults(seed, 60 * SECOND, counts=_SOAK_FAULTS),
+    )
+
+
+def _draw_kinds(seed: int) -> tuple[FaultKind, ...]:
+    """Draw which kinds of faults a seed has at all: a few of them, or all.
+
+    Kinds that are never seen together hide each other's findings (swarm testing, Groce et al. 2012).
+    """
+    stream = Stream(seed, "kinds")
+    if stream.chance(400):
+        return ALL_KINDS
+    kinds = tuple(kind for kind in ALL_KINDS if stream.chance(500))
+    return kinds or ALL_KINDS
 
 
 def _draw_links(stream: Stream, fast: bool) -> LinkProfile:

@@ -6,12 +6,13 @@ a duration, and ends by itself; the world heals whatever is left at the end of t
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from cluster.sim.rng import Stream
 
-__all__ = ["Fault", "FaultKind", "draw_faults"]
+__all__ = ["ALL_KINDS", "DEATHS", "Fault", "FaultKind", "draw_faults"]
 
 _MS = 1_000_000
 
@@ -41,6 +42,20 @@ class FaultKind(Enum):
     """The next sync of victims fails with EIO; their process exits, as it must, and restarts."""
     DISK_FULL = "disk-full"
     """Files of victims refuse to grow."""
+    STALL_DISK = "stall-disk"
+    """Syncs that victims begin take `amount` ms longer: several election timeouts."""
+    WRITE_ERROR = "write-error"
+    """The next write of victims fails with EIO."""
+    BRIDGE = "bridge"
+    """Two halves do not hear each other; one node hears both."""
+    RING = "ring"
+    """Every node hears its two neighbours only."""
+    CORRUPT = "corrupt"
+    """All links flip a bit in `amount` permille of their frames."""
+    CLOCK_RATE = "clock-rate"
+    """The clocks of victims run at `amount` permille of the others' rate."""
+    CLOCK_JUMP = "clock-jump"
+    """The clocks of victims jump `amount` ms ahead, once."""
 
 
 DEATHS = (FaultKind.CRASH, FaultKind.POWER)
@@ -58,8 +73,15 @@ _WEIGHTS: tuple[tuple[FaultKind, int], ...] = (
     (FaultKind.SLOW_DISK, 2),
     (FaultKind.SYNC_ERROR, 1),
     (FaultKind.DISK_FULL, 1),
+    (FaultKind.STALL_DISK, 1),
+    (FaultKind.WRITE_ERROR, 1),
+    (FaultKind.BRIDGE, 1),
+    (FaultKind.RING, 1),
+    (FaultKind.CORRUPT, 1),
+    (FaultKind.CLOCK_RATE, 1),
+    (FaultKind.CLOCK_JUMP, 1),
 )
-_KINDS = tuple(kind for kind, weight in _WEIGHTS for _ in range(weight))
+ALL_KINDS = tuple(kind for kind, _ in _WEIGHTS)
 _VICTIMS = ("leader", "leader", "leader", "one", "one", "minority", "majority", "all")
 MID_WRITE_PERMILLE = 500
 _ONE_VICTIM = ("leader", "leader", "one")
@@ -67,7 +89,13 @@ _AMOUNTS = {
     FaultKind.LOSS: (100, 600),
     FaultKind.DELAY: (10, 400),
     FaultKind.SLOW_DISK: (5, 300),
+    FaultKind.STALL_DISK: (500, 2000),
+    FaultKind.CORRUPT: (10, 300),
+    FaultKind.CLOCK_RATE: (500, 2000),
+    FaultKind.CLOCK_JUMP: (20, 2000),
 }
+_WHOLE = (FaultKind.LOSS, FaultKind.DELAY, FaultKind.CORRUPT, FaultKind.BRIDGE, FaultKind.RING)
+"""Of the network, not of some nodes."""
 FAULTS_MIN = 3
 FAULTS_MAX = 9
 STORY_PERMILLE = 400
@@ -94,14 +122,20 @@ class Fault:
         )
 
 
-def draw_faults(seed: int, until_ns: int) -> tuple[Fault, ...]:
+def draw_faults(
+    seed: int,
+    until_ns: int,
+    kinds: Collection[FaultKind] = ALL_KINDS,
+    counts: tuple[int, int] = (FAULTS_MIN, FAULTS_MAX),
+) -> tuple[Fault, ...]:
     """Draw the faults of a seed, in the order of their times.
 
-    Single ones, and now and then a story of several that follow each other.
+    Single ones of the kinds given, and now and then a story of several that follow each other.
     """
     stream = Stream(seed, "faults")
-    count = stream.between(FAULTS_MIN, FAULTS_MAX)
-    faults = [_draw_fault(seed, number, until_ns) for number in range(count)]
+    count = stream.between(*counts)
+    weighted = [kind for kind, weight in _WEIGHTS if kind in kinds for _ in range(weight)]
+    faults = [_draw_fault(seed, number, until_ns, weighted) for number in range(count)]
     if stream.chance(STORY_PERMILLE):
         faults += _draw_story(Stream(seed, "story"), count, until_ns)
     return tuple(sorted(faults, key=lambda fault: (fault.at_ns, fault.number)))
@@ -111,7 +145,7 @@ def _draw_story(stream: Stream, number: int, until_ns: int) -> list[Fault]:
     """Draw faults whose order matters; what single ones rarely add up to."""
     start = stream.between(300 * _MS, max(301 * _MS, until_ns - 2000 * _MS))
     death = stream.pick((FaultKind.CRASH, FaultKind.POWER))
-    match stream.below(3):
+    match stream.below(4):
         case 0:  # a deposed leader comes back with a long tail just as its successor dies
             cut = stream.between(250, 650) * _MS
             end = start + cut - stream.between(0, 40) * _MS
@@ -133,6 +167,19 @@ def _draw_story(stream: Stream, number: int, until_ns: int) -> list[Fault]:
                 deaths.append(Fault(number + step, start, death, "leader", lasts, stream.below(2)))
                 start += stream.between(180, 450) * _MS
             return deaths
+        case 2:  # a swizzle: one link after the other is lost, and they return in another order
+            starts = sorted(stream.between(0, 600) for _ in range(4))
+            ends = stream.shuffled([700 + 150 * step for step in range(4)])
+            return [
+                Fault(
+                    number + step,
+                    start + begins * _MS,
+                    stream.pick((FaultKind.CUT, FaultKind.CUT_OUT, FaultKind.CUT_IN)),
+                    stream.pick(("leader", "one")),
+                    (end - begins) * _MS,
+                )
+                for step, (begins, end) in enumerate(zip(starts, ends, strict=True))
+            ]
         case _:  # the lights go out twice
             gap = stream.between(100, 800) * _MS
             first, second = (stream.between(1, 100) * _MS for _ in range(2))
@@ -142,15 +189,15 @@ def _draw_story(stream: Stream, number: int, until_ns: int) -> list[Fault]:
             ]
 
 
-def _draw_fault(seed: int, number: int, until_ns: int) -> Fault:
+def _draw_fault(seed: int, number: int, until_ns: int, kinds: Sequence[FaultKind]) -> Fault:
     stream = Stream(seed, "fault", number)
-    kind = stream.pick(_KINDS)
+    kind = stream.pick(kinds)
     victims = stream.pick(_VICTIMS)
     if kind in (FaultKind.CUT, FaultKind.CUT_OUT, FaultKind.CUT_IN) and victims == "all":
         victims = "leader"
-    if kind in (FaultKind.LOSS, FaultKind.DELAY):
+    if kind in _WHOLE:
         victims = "all"
-    if kind in (FaultKind.SYNC_ERROR, FaultKind.DISK_FULL):
+    if kind in (FaultKind.SYNC_ERROR, FaultKind.WRITE_ERROR, FaultKind.DISK_FULL):
         victims = stream.pick(_ONE_VICTIM)
     at_ns = stream.between(300 * _MS, until_ns)
     short = stream.chance(500)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cluster.sim.client import SimClient
+from cluster.sim.coverage import Coverage, CoverageWatch, Mark
 from cluster.sim.faults import FaultPlay
 from cluster.sim.heap import EventHeap
 from cluster.sim.network import Network
@@ -72,9 +73,17 @@ class World:
     option = ""
     """What `python -m cluster.sim` needs besides the seed, to run a world of this class."""
 
-    def __init__(self, plan: Plan, build: Assemble = assemble, *, tracing: bool = False) -> None:
-        """Set everything up at time 0; nothing has run yet."""
+    def __init__(
+        self,
+        plan: Plan,
+        build: Assemble = assemble,
+        *,
+        tracing: bool = False,
+        coverage: Coverage | None = None,
+    ) -> None:
+        """Set everything up at time 0; nothing has run yet. What it reaches goes into `coverage`."""
         self.plan = plan
+        self.cover = None if coverage is None else CoverageWatch(coverage)
         self.heap = EventHeap()
         self.network = Network(self.heap, plan.seed, plan.links, self._deliver)
         self.floors = [0] * plan.groups
@@ -106,7 +115,7 @@ class World:
         for client in self.clients:
             client.finish()
         end = heap.now + plan.liveness_ns
-        while not self._agreed():
+        while heap.now < plan.virtual_ns_min or not self._agreed():
             if heap.now >= end:
                 raise LivenessError(self._what_is_missing())
             heap.run_until(heap.now + _LOOK_NS)
@@ -167,6 +176,8 @@ class World:
             if len(digests) != 1:
                 raise OracleError(f"group {group}: equal logs, and digests {sorted(digests)}")
             result.digests += digests
+        if any(node.malformed for node in self.nodes.values()):
+            self.sometimes(Mark.CORRUPT_DROPPED)
         history = [op for client in self.clients for op in client.history]
         check_history(history, replays)
         result.operations = len(history)
@@ -206,6 +217,11 @@ class World:
         for client in self.clients:
             self.heap.after(delay, client.node_lost, node)
 
+    def sometimes(self, mark: Mark) -> None:
+        """Note that a named moment has come."""
+        if self.cover is not None:
+            self.cover.coverage.sometimes(mark)
+
     def note(self, text: str) -> None:
         """Put a row into the trace, if there is one."""
         if self.trace is not None:
@@ -221,6 +237,8 @@ class World:
         """See `ClientWorld`."""
         if op.status == "ok":
             self.floors[op.group] = max(self.floors[op.group], op.revision)
+        if self.cover is not None:
+            self.cover.completed(op.status)
         if self.trace is not None:
             answer = op.revision if op.status == "ok" else 0
             self.note(f"client {op.client} {op.kind} {op.key.decode()}: {op.status} {answer}")
@@ -229,6 +247,8 @@ class World:
         """See `NodeWorld`. A copy changes nothing; its bytes must be those of its batch."""
         for record in handle.records:
             group, change = self._change_of(record)
+            if self.cover is not None:
+                self.cover.stored(RecordHeader.unpack(record.header).kind, handle.again)
             if handle.again:
                 change = None
                 self.copies += 1
@@ -246,19 +266,25 @@ class World:
             self.elections += sum(
                 group.core.elections_started for group in node.multi.groups.values()
             )
+        if self.cover is not None:
+            self.cover.stopped(node)
         for watch in self.watches:
             watch.stopped(node.node)
 
     def started(self, node: SimNode) -> None:
         """See `NodeWorld`."""
         self.note(f"node {node.node} starts, incarnation {node.incarnation}")
+        if self.cover is not None:
+            self.cover.started(node)
         for number, group in node.multi.groups.items():
             self.watches[number].started(group.core)
             if self.trace is not None:
                 self.trace.observe(self.heap.now, group.core, group.applied)
 
-    def turned(self, node: SimNode) -> None:
+    def turned(self, node: SimNode, messages: Sequence[Message], requests: int) -> None:
         """See `NodeWorld`."""
+        if self.cover is not None:
+            self.cover.turned(node, messages, requests)
         for number, group in node.multi.groups.items():
             self.watches[number].observe(group.core, group.applied)
             if self.trace is not None:
@@ -266,6 +292,8 @@ class World:
 
     def sending(self, message: Message) -> None:
         """See `NodeWorld`."""
+        if self.cover is not None:
+            self.cover.sending(message)
         self.watches[message.group].sent(message)
 
     def applied(
@@ -285,6 +313,7 @@ class World:
     def died(self, node: SimNode, reason: str) -> None:
         """See `NodeWorld`: a process that its log failed ends, and is started again later."""
         self.note(f"node {node.node} exits: {reason}")
+        self.sometimes(Mark.EXITED)
         self.connection_lost(node.node)
         self.play.restart_later(node.node)
 
