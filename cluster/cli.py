@@ -24,6 +24,7 @@ VERBS: Final[dict[str, LazyVerb]] = {
     "leader": LazyVerb("cluster.cli_nodes", "leader", "Show who leads."),
     "kv": LazyVerb("cluster.cli_kv", "kv", "Read and write keys."),
     "load": LazyVerb("cluster.cli_load", "load", "Write and read under load, and measure."),
+    "sim": LazyVerb("cluster.cli_sim", "sim", "Run simulated clusters, one per seed."),
     "bench": LazyVerb("cluster.cli_bench", "bench", "Measure, beside what Python can do at best."),
     "logs": LazyVerb("cluster.cli_logs", "logs", "Show what nodes wrote."),
     "replay": LazyVerb("cluster.cli_record", "replay", "Tell what a recorded cluster did."),

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from time import process_time
 
+from cluster.sim.coverage import Coverage
 from cluster.sim.node import Assemble
-from cluster.sim.plan import Plan, draw_plan
+from cluster.sim.plan import DEFAULT_PROFILE, Plan, Profile, draw_plan
 from cluster.sim.world import World, WorldResult
 from node.assembly import assemble
 from node.raft.invariants import InvariantError
@@ -17,6 +18,7 @@ __all__ = [
     "RunSeed",
     "SeedFailure",
     "outcome_of",
+    "plan_of",
     "run_campaign",
     "run_seed",
     "trace_of",
@@ -39,7 +41,7 @@ class SeedFailure:
     @property
     def command(self) -> str:
         """The command that repeats this seed with its trace."""
-        return f"python -m cluster.sim{self.option} --first {self.seed} --seeds 1 --trace"
+        return f"raftdeck sim{self.option} --seed {self.seed} --trace"
 
     def __str__(self) -> str:
         return f"seed {self.seed} at {self.at_ns / 1e9:.6f} s: {self.text}\n  {self.command}"
@@ -61,13 +63,30 @@ class Campaign:
     elections: int = 0
     copies: int = 0
     virtual_ns: int = 0
+    events: int = 0
     cpu_s: float = 0.0
     failures: list[SeedFailure] = field(default_factory=list)
+    coverage: Coverage = field(default_factory=Coverage)
+    corpus: list[int] = field(default_factory=list)
+    """Seeds that reached what no earlier one had."""
 
     @property
     def ms_per_seed(self) -> float:
         """CPU time per seed in ms."""
         return 1000 * self.cpu_s / max(1, self.seeds)
+
+    def merge(self, other: Campaign) -> None:
+        """Add the seeds of another one. Which of them reached something new is judged anew."""
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.failures += other.failures
+        if self.coverage.merge(other.coverage):
+            self.corpus += other.corpus
+
+    def reached(self, seed: int, coverage: Coverage) -> None:
+        """Note what a seed has reached."""
+        if self.coverage.merge(coverage):
+            self.corpus.append(seed)
 
     def add(self, outcome: WorldResult | SeedFailure) -> None:
         """Count one seed."""
@@ -80,23 +99,38 @@ class Campaign:
         self.unknown += outcome.unknown
         self.faults += outcome.faults
         self.turns += outcome.turns
+        self.events += outcome.events
         self.elections += outcome.elections
         self.copies += outcome.copies
         self.virtual_ns += outcome.virtual_ns
 
 
+_SUMS = (
+    "seeds", "operations", "acked", "unknown", "faults", "turns", "elections", "copies",
+    "virtual_ns", "events", "cpu_s",
+)  # fmt: skip
+
+
 def run_seed(
-    seed: int, build: Assemble = assemble, *, without: Iterable[int] = ()
+    seed: int,
+    build: Assemble = assemble,
+    *,
+    profile: Profile = DEFAULT_PROFILE,
+    without: Iterable[int] = (),
 ) -> WorldResult | SeedFailure:
     """Run one seed, without the faults of the given numbers; a failure is a value here."""
-    return outcome_of(World(_plan(seed, without), build))
+    return outcome_of(World(plan_of(seed, profile, without), build))
 
 
 def trace_of(
-    seed: int, build: Assemble = assemble, *, without: Iterable[int] = ()
+    seed: int,
+    build: Assemble = assemble,
+    *,
+    profile: Profile = DEFAULT_PROFILE,
+    without: Iterable[int] = (),
 ) -> tuple[WorldResult | SeedFailure, str]:
     """Run one seed with its trace."""
-    return traced(World(_plan(seed, without), build, tracing=True))
+    return traced(World(plan_of(seed, profile, without), build, tracing=True))
 
 
 def traced(world: World) -> tuple[WorldResult | SeedFailure, str]:
@@ -127,8 +161,9 @@ def run_campaign(
     return campaign
 
 
-def _plan(seed: int, without: Iterable[int]) -> Plan:
-    plan = draw_plan(seed)
+def plan_of(seed: int, profile: Profile, without: Iterable[int] = ()) -> Plan:
+    """Draw a plan and leave out the faults of the given numbers."""
+    plan = draw_plan(seed, profile)
     left_out = set(without)
     faults = tuple(fault for fault in plan.faults if fault.number not in left_out)
     return replace(plan, faults=faults)
@@ -142,7 +177,9 @@ def outcome_of(world: World) -> WorldResult | SeedFailure:
         kind = error.name if isinstance(error, InvariantError) else type(error).__name__
         place = _place(error)
         text = f"{type(error).__name__}: {error}{place}"
-        return SeedFailure(world.plan.seed, kind, text, world.heap.now, world.option)
+        profile = f" --profile {world.plan.profile}" if world.plan.profile else ""
+        option = world.option or profile
+        return SeedFailure(world.plan.seed, kind, text, world.heap.now, option)
 
 
 def _place(error: BaseException) -> str:

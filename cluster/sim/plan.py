@@ -13,9 +13,10 @@ from node.compaction import CompactionPolicy
 from wal import SyncPolicy
 from wal.policy import Prepare
 
-__all__ = ["MS", "PROFILES", "SECOND", "Plan", "Profile", "draw_plan"]
+__all__ = ["DEFAULT_PROFILE", "MS", "PROFILES", "SECOND", "Plan", "Profile", "draw_plan"]
 
 Profile = Literal["lite", "swarm", "soak"]
+DEFAULT_PROFILE: Profile = "lite"
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 """lite: five nodes and eight virtual seconds, every kind of fault. swarm: sizes, latencies and the
 kinds of faults themselves are drawn. soak: a minute of many faults."""
@@ -72,6 +73,8 @@ class Plan:
     """Longest pause of a client of one operation at a time, between two of them."""
     skipped: tuple[tuple[int, int], ...] = ()
     """Operations that are left out: (client, number), both from 1."""
+    profile: str = ""
+    """The profile that it was drawn by; empty for one of another kind."""
     virtual_ns_min: int = 0
     """How long the world runs at least, also if everybody agrees before."""
 
@@ -81,7 +84,7 @@ class Plan:
         return tuple(range(1, self.nodes + 1))
 
 
-def draw_plan(seed: int, profile: Profile = "swarm") -> Plan:
+def draw_plan(seed: int, profile: Profile = DEFAULT_PROFILE) -> Plan:
     """Draw the plan of a seed. ValueError for a profile that does not exist."""
     if profile == "lite":
         return _draw_lite(seed)
@@ -125,6 +128,7 @@ def _draw_swarm(seed: int) -> Plan:
         links=_draw_links(stream, fast),
         policy=policy,
         faults=draw_faults(seed, safety_ns, _draw_kinds(seed)),
+        profile="swarm",
         disk=_draw_disk(stream),
         compaction=_draw_compaction(seed),
         turn_ns=stream.pick((200_000, MS, 3 * MS) if sliced else (5_000, 20_000, 200_000)),
@@ -173,6 +177,7 @@ def _draw_lite(seed: int) -> Plan:
         codec=stream.chance(30),
         torn=stream.chance(600),
         reports_death=stream.chance(600),
+        profile="lite",
         virtual_ns_min=8 * SECOND,
     )
 
@@ -187,6 +192,7 @@ def _draw_soak(seed: int) -> Plan:
         operations=10 * plan.operations,
         safety_ns=60 * SECOND,
         faults=draw_faults(seed, 60 * SECOND, counts=_SOAK_FAULTS),
+        profile="soak",
     )
 
 

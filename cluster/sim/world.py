@@ -71,7 +71,7 @@ class World:
     """A cluster on one heap. `build` may assemble a planted bug instead of the product."""
 
     option = ""
-    """What `python -m cluster.sim` needs besides the seed, to run a world of this class."""
+    """What `raftdeck sim` needs besides the seed, to run a world of this class."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class World:
             faults=len(self.plan.faults),
             turns=sum(node.turns for node in self.nodes.values()),
             events=self.heap.steps,
-            elections=self.elections,
+            elections=self.elections + sum(map(_elections, self.nodes.values())),
             copies=self.copies,
             virtual_ns=self.heap.now,
         )
@@ -263,9 +263,7 @@ class World:
     def stopped(self, node: SimNode) -> None:
         """See `NodeWorld`."""
         if node.up:
-            self.elections += sum(
-                group.core.elections_started for group in node.multi.groups.values()
-            )
+            self.elections += _elections(node)
         if self.cover is not None:
             self.cover.stopped(node)
         for watch in self.watches:
@@ -343,3 +341,8 @@ class World:
         if header.kind is Kind.RELEASE:
             return group, LogStart(Index(header.base_index), Term(header.term))
         return None, None
+
+
+def _elections(node: SimNode) -> int:
+    """How many a node has begun in the life that it has."""
+    return sum(group.core.elections_started for group in node.multi.groups.values())

@@ -1,21 +1,22 @@
-"""`python -m cluster.sim`: what it prints, and how it exits."""
+"""`raftdeck sim`: what it prints, what it keeps, and how it exits."""
 
 import json
 
 import pytest
 from click.testing import CliRunner, Result
 
-from cluster.sim.__main__ import main
+from cluster.cli import raftdeck
+from cluster.cli_support import State
 from cluster.sim.plan import draw_plan
 from cluster.sim.world import LivenessError, World
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
+    return CliRunner().invoke(raftdeck, ["sim", *arguments], obj=State())
 
 
 def test_a_summary_of_seeds_that_hold() -> None:
-    answer = run("--seeds", "2", "--first", "5")
+    answer = run("--seeds", "2", "--seed", "5")
     assert answer.exit_code == 0
     assert answer.stdout.startswith("seeds 5 to 6: 0 failed; ")
 
@@ -30,7 +31,7 @@ def test_one_json_document() -> None:
 
 def test_a_trace_and_the_faults_it_was_made_with() -> None:
     number = draw_plan(4).faults[0].number
-    answer = run("--seeds", "1", "--first", "4", "--trace", "--without", str(number))
+    answer = run("--seeds", "1", "--seed", "4", "--trace", "--without", str(number))
     assert answer.exit_code == 0
     assert f"without #{number} at " in answer.stderr
     assert answer.stdout.splitlines()[0].split() == [
@@ -57,25 +58,25 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_failure_is_told_with_the_command_that_repeats_it(failing: None) -> None:
-    answer = run("--seeds", "1", "--first", "9")
+    answer = run("--seeds", "1", "--seed", "9", "--jobs", "1", "--no-shrink")
     assert answer.exit_code == 1
     assert "seed 9 does not answer" in answer.stderr
-    assert "python -m cluster.sim --first 9 --seeds 1 --trace" in answer.stderr
+    assert "raftdeck sim --profile lite --seed 9 --trace" in answer.stderr
 
 
 def test_a_failure_in_json_and_in_a_trace(failing: None) -> None:
-    document = json.loads(run("--seeds", "1", "--first", "9", "--json").stdout)
+    document = json.loads(run("--seeds", "1", "--seed", "9", "--jobs", "1", "--no-shrink", "--json").stdout)
     assert [failure["kind"] for failure in document["failures"]] == ["LivenessError"]
-    traced = run("--seeds", "1", "--first", "9", "--trace")
+    traced = run("--seeds", "1", "--seed", "9", "--trace")
     assert traced.exit_code == 1
     assert "FAILED" in traced.stdout
 
 
 def test_crash_points_have_their_own_seeds_and_traces() -> None:
-    answer = run("--crash-points", "--first", "43", "--seeds", "2", "--json")
+    answer = run("--crash-points", "--seed", "43", "--seeds", "2", "--json")
     document = json.loads(answer.stdout)
     assert (document["first"], document["faults"], document["failures"]) == (43, 4, [])
-    traced = run("--crash-points", "--first", "43", "--seeds", "1", "--trace")
+    traced = run("--crash-points", "--seed", "43", "--seeds", "1", "--trace")
     assert traced.exit_code == 0
     assert traced.stderr.startswith("freeze before rename number ")
     assert "crash point: freeze before rename" in traced.stdout
@@ -83,6 +84,6 @@ def test_crash_points_have_their_own_seeds_and_traces() -> None:
 
 
 def test_a_crash_point_that_fails_is_repeated_by_the_printed_command(failing: None) -> None:
-    answer = run("--crash-points", "--first", "9", "--seeds", "1")
+    answer = run("--crash-points", "--seed", "9", "--seeds", "1", "--jobs", "1")
     assert answer.exit_code == 1
-    assert "python -m cluster.sim --crash-points --first 9 --seeds 1 --trace" in answer.stderr
+    assert "raftdeck sim --crash-points --seed 9 --trace" in answer.stderr

@@ -32,7 +32,7 @@ def test_different_seeds_give_different_traces() -> None:
 
 def traced_in_a_process(hash_seed: str) -> str:
     answer = subprocess.run(
-        [sys.executable, "-m", "cluster.sim", "--first", "11", "--seeds", "1", "--trace"],
+        [sys.executable, "-m", "cluster.sim", "--seed", "11", "--trace"],
         capture_output=True,
         text=True,
         check=True,
