@@ -19,7 +19,7 @@ from node.kv.sessions import Session, SessionTable
 from node.ports import Outcome
 from node.raft.core import Core
 from node.raft.log_view import LogView
-from node.raft.messages import Append, AppendReply, Heartbeat, Vote
+from node.raft.messages import Append, AppendReply, Heartbeat, Message, Vote
 from node.raft.quorum import quorum_index
 from node.raft.replication import Accepted, Refused, judge_append
 from node.raft.types import (
@@ -32,7 +32,8 @@ from node.raft.types import (
     Role,
 )
 from node.runtime import GroupRuntime
-from wal import SegmentIO
+from wal import AppendHandle, Job, JobRunner, SegmentIO
+from wal import log as log_module
 from wal.operations import Operation, Sync, SyncDir
 
 Planted = Callable[[], AbstractContextManager[object]]
@@ -229,6 +230,60 @@ def ack_overtakes_its_fsync() -> AbstractContextManager[object]:
     return patch.object(Core, "ready", planted)
 
 
+def refusals_do_not_move_the_probe() -> AbstractContextManager[object]:
+    """A refused Append is sent again from the same place for ever (a probe's dead end)."""
+    original = Core._on_append_reply
+
+    def planted(self: Core, message: AppendReply, now: int) -> None:
+        if message.ok:
+            original(self, message, now)
+
+    return patch.object(Core, "_on_append_reply", planted)
+
+
+def failed_fsync_is_forgotten() -> AbstractContextManager[object]:
+    """A sync that failed counts as done: the pages it covered are gone (fsyncgate)."""
+    original = JobRunner.settle
+
+    def planted(
+        self: JobRunner, job: Job, failure: tuple[OSError, bool] | None
+    ) -> list[AppendHandle]:
+        return original(self, job, None if failure is not None and failure[1] else failure)
+
+    return patch.object(JobRunner, "settle", planted)
+
+
+def torn_tail_is_kept() -> AbstractContextManager[object]:
+    """What a crash left behind the last whole frame is not cut before the log goes on."""
+
+    def planted(fs: object, found: object) -> None:
+        """Cut nothing."""
+
+    return patch.object(log_module, "cut", planted)
+
+
+def sessions_lost_in_a_snapshot() -> AbstractContextManager[object]:
+    """A snapshot keeps the keys and forgets who was answered what."""
+    original = SessionTable.load
+
+    def planted(self: SessionTable, data: bytes) -> None:
+        original(self, b"")
+
+    return patch.object(SessionTable, "load", planted)
+
+
+def leader_clings_to_its_lead() -> AbstractContextManager[object]:
+    """A leader that hears a later term goes on leading in its own."""
+    original = Core.step
+
+    def planted(self: Core, message: Message, now: int) -> None:
+        if self.role is Role.LEADER and message.term > self.term:
+            return
+        original(self, message, now)
+
+    return patch.object(Core, "step", planted)
+
+
 THE_FIVE: dict[str, Planted] = {
     "vote not persisted": vote_not_persisted,
     "ack before fsync": ack_before_fsync,
@@ -249,6 +304,11 @@ MORE: dict[str, Planted] = {
     "half is a majority": half_is_a_majority,
     "fsync skipped": fsync_skipped,
     "directory not synced": directory_not_synced,
+    "refusals do not move the probe": refusals_do_not_move_the_probe,
+    "failed fsync is forgotten": failed_fsync_is_forgotten,
+    "torn tail is kept": torn_tail_is_kept,
+    "sessions lost in a snapshot": sessions_lost_in_a_snapshot,
+    "leader clings to its lead": leader_clings_to_its_lead,
 }
 
 RARE: dict[str, Planted] = {
