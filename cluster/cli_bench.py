@@ -18,7 +18,7 @@ from cluster.exits import CommandError, Exit
 if TYPE_CHECKING:
     from cluster.bench.report import BenchReport
 
-__all__ = ["bench", "dashboard_command", "replication_command"]
+__all__ = ["bench", "dashboard_command", "replication_command", "sim_command"]
 
 
 @click.group(
@@ -112,6 +112,21 @@ def dashboard_command(quick: bool, data: Path | None, *, as_json: bool) -> int:
         if quick:
             settings = Settings(directory, full_s=3.0, window_s=8.0, keys=40, rounds=3, round_s=4.0)
         report = dashboard(settings, note)
+    return _conclude(report, table(report), as_json=as_json)
+
+
+@verb("sim", example="raftdeck bench sim --quick")
+@click.option("--quick", is_flag=True, help="100 seeds a round, 3 rounds: under a minute.")
+@json_option
+def sim_command(quick: bool, *, as_json: bool) -> int:
+    """Measure how many simulated clusters a core runs per minute.
+
+    lite: five nodes, eight virtual seconds, at least 60 operations and 3 faults. Goal: 300 seeds
+    per minute and core.
+    """
+    from cluster.bench.sim import Settings, sim, table
+
+    report = sim(Settings(100, 3) if quick else Settings(), note)
     return _conclude(report, table(report), as_json=as_json)
 
 

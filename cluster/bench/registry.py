@@ -23,4 +23,5 @@ BENCHES: Final[Mapping[str, LazyVerb]] = {
         "dashboard_command",
         "The dashboard's CPU, bytes and key echo, and what it costs the nodes.",
     ),
+    "sim": LazyVerb("cluster.cli_bench", "sim_command", "Simulated clusters per minute and core."),
 }

@@ -65,7 +65,9 @@ def test_a_failure_is_told_with_the_command_that_repeats_it(failing: None) -> No
 
 
 def test_a_failure_in_json_and_in_a_trace(failing: None) -> None:
-    document = json.loads(run("--seeds", "1", "--seed", "9", "--jobs", "1", "--no-shrink", "--json").stdout)
+    document = json.loads(
+        run("--seeds", "1", "--seed", "9", "--jobs", "1", "--no-shrink", "--json").stdout
+    )
     assert [failure["kind"] for failure in document["failures"]] == ["LivenessError"]
     traced = run("--seeds", "1", "--seed", "9", "--trace")
     assert traced.exit_code == 1

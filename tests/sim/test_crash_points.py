@@ -91,7 +91,7 @@ FIRST_POINT = {"names of snapshots believed at a start": 250}
 @pytest.mark.parametrize("name", bugs.STORAGE)
 def test_a_planted_bug_of_the_storage_is_found(name: str) -> None:
     first = FIRST_POINT.get(name, 0)
-    find(name, bugs.STORAGE[name], range(first, first + POINTS), run=outcome_at)
+    find(name, bugs.STORAGE[name], range(first, first + POINTS), runs=(outcome_at,))
 
 
 @pytest.mark.long("crash-points")

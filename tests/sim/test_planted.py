@@ -1,6 +1,7 @@
 """The simulator is itself on trial: it finds bugs that people have really written."""
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -28,13 +29,21 @@ bugs = load_planted("raft_bugs.py")
 FREQUENT = {**bugs.THE_FIVE, **bugs.MORE}
 
 
-def find(name: str, planted, seeds: range, run: RunSeed = run_seed) -> None:
+RUNS: tuple[RunSeed, ...] = (
+    partial(run_seed, profile="lite"),
+    partial(run_seed, profile="swarm"),
+)
+
+
+def find(name: str, planted, seeds: range, runs: tuple[RunSeed, ...] = RUNS) -> None:
+    """Run seed by seed, each as all of `runs` do, until one fails."""
     with planted():
         for seed in seeds:
-            outcome = run(seed, assemble)
-            if isinstance(outcome, SeedFailure):
-                print(f"{name}: seed {seed}: {outcome.text}")
-                return
+            for run in runs:
+                outcome = run(seed, assemble)
+                if isinstance(outcome, SeedFailure):
+                    print(f"{name}: seed {seed}: {outcome.text}")
+                    return
     pytest.fail(f"{name}: not found in {len(seeds)} seeds")
 
 
@@ -57,7 +66,7 @@ def test_a_found_bug_names_its_property_and_the_command_that_repeats_it() -> Non
     assert isinstance(outcome, SeedFailure)
     assert outcome == again
     assert outcome.kind in ("promise is durable", "ack is durable")
-    assert "--first 1 --seeds 1 --trace" in str(outcome)
+    assert "raftdeck sim --profile lite --seed 1 --trace" in str(outcome)
 
 
 def test_nothing_stays_planted() -> None:

@@ -47,3 +47,48 @@ def test_the_trace_does_not_depend_on_the_hash_seed() -> None:
     first = traced_in_a_process("1")
     assert first.count("\n") > 100
     assert first == traced_in_a_process("4242")
+
+
+DIGESTS = """
+import hashlib, sys
+from cluster.sim.campaign import trace_of
+first, count = int(sys.argv[1]), int(sys.argv[2])
+for profile in ("lite", "swarm"):
+    for seed in range(first, first + count):
+        text = trace_of(seed, profile=profile)[1]
+        print(profile, seed, hashlib.sha256(text.encode()).hexdigest())
+"""
+
+
+def digests(count: int) -> list[str]:
+    """Trace so many seeds of both profiles in two processes of different hash seeds, at once."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", DIGESTS, "1", str(count)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.getcwd()},
+        )
+        for hash_seed in ("1", "4711")
+    ]
+    try:
+        return [process.communicate()[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.timeout(240)
+def test_traces_are_the_same_under_different_hash_seeds() -> None:
+    one, other = digests(15)
+    assert one == other
+    assert len(set(one.splitlines())) == 30
+
+
+@pytest.mark.long("sim")
+@pytest.mark.timeout(2400)
+def test_two_hundred_traces_are_the_same_under_different_hash_seeds() -> None:
+    one, other = digests(100)
+    assert one == other
+    assert len(set(one.splitlines())) == 200
