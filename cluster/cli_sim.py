@@ -12,13 +12,13 @@ import click
 
 from cluster.cli_support import json_option, note, print_json, verb
 from cluster.exits import CommandError, Exit
-from cluster.sim.plan import DEFAULT_PROFILE, PROFILES, Profile, draw_plan
+from cluster.sim.plan import DEFAULT_PROFILE, PROFILES, Plan, Profile, draw_plan
 
 if TYPE_CHECKING:
     from cluster.sim.campaign import Campaign, SeedFailure
     from cluster.sim.world import WorldResult
 
-__all__ = ["sim"]
+__all__ = ["plan_wanted", "sim"]
 
 SEEDS: Final = 100
 KEPT_MAX: Final = 3
@@ -53,6 +53,10 @@ _MARKS_SEEDS: Final = 500
     "--out", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
     help="Where failing seeds are kept, small. [raftdeck-sim]",
 )  # fmt: skip
+@click.option(
+    "--record", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    help="Record the run of one seed or schedule there: raftdeck dash --replay DIR.",
+)  # fmt: skip
 @click.option("--no-shrink", is_flag=True, help="Keep nothing; only tell.")
 @click.option(
     "--resume", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -68,6 +72,8 @@ def sim(
     nodes are left out as long as it fails in the same way. The same seed is the same story to the
     byte, everywhere.
     """
+    if rest["record"] is not None:
+        sys.exit(_record(rest["record"], plan_wanted(rest["schedule"], first, profile)))
     if rest["schedule"] is not None:
         sys.exit(_run_schedule(rest["schedule"], trace=rest["trace"], as_json=rest["as_json"]))
     if rest["trace"]:
@@ -125,15 +131,40 @@ def _keep(out: Path, profile: Profile, failure: SeedFailure) -> str:
     return str(directory)
 
 
+def plan_wanted(schedule: Path | None, seed: int, profile: Profile) -> Plan:
+    """Read a schedule, or draw a seed's plan. CommandError if the file is no schedule."""
+    from cluster.sim.plan_file import ScheduleError, decode_plan
+
+    if schedule is None:
+        return draw_plan(seed, profile)
+    try:
+        return decode_plan(schedule.read_text(encoding="utf-8"))
+    except (ScheduleError, UnicodeDecodeError) as error:
+        raise CommandError(Exit.USAGE, f"{schedule}: {error}") from None
+
+
+def _record(directory: Path, plan: Plan) -> int:
+    from cluster.sim.campaign import SeedFailure
+    from cluster.sim.record import record_run
+
+    if directory.exists() and any(directory.iterdir()):
+        raise CommandError(Exit.USAGE, f"{directory} is not empty; give a new directory")
+    try:
+        outcome = record_run(plan, directory)
+    except OSError as error:
+        raise CommandError(Exit.UNFIT, f"{directory}: {error.strerror}") from None
+    failed = isinstance(outcome, SeedFailure)
+    if isinstance(outcome, SeedFailure):
+        note(str(outcome))
+    click.echo(f"{'fails' if failed else 'holds'}; see: raftdeck dash --replay {directory}")
+    return Exit.FAILED if failed else Exit.HELD
+
+
 def _run_schedule(path: Path, *, trace: bool, as_json: bool) -> int:
     from cluster.sim.campaign import SeedFailure, traced
-    from cluster.sim.plan_file import ScheduleError, decode_plan
     from cluster.sim.world import World
 
-    try:
-        plan = decode_plan(path.read_text(encoding="utf-8"))
-    except (ScheduleError, UnicodeDecodeError) as error:
-        raise CommandError(Exit.USAGE, f"{path}: {error}") from None
+    plan = plan_wanted(path, 0, DEFAULT_PROFILE)
     outcome, text = traced(World(plan, tracing=True))
     failed = isinstance(outcome, SeedFailure)
     if trace:

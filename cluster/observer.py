@@ -12,11 +12,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Container, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from cluster.events import EventLog
-from cluster.frames import EVENTS_MAX, ClusterFrame, NodeFrame, NodeRates, ProcessState
+from cluster.frames import EVENTS_MAX, ClusterFrame, NodeFrame, ProcessState
 from cluster.processes import NodeProcess
+from cluster.rates import HISTORY_MAX, Seen, rates_of, remember
 from cluster.spec import ClusterSpec
 from cluster.vacancies import Vacancies
 from node.admin import AdminPool, Malformed, Reply, decode_reply
@@ -25,22 +26,10 @@ from node.status_wire import StatusView
 
 __all__ = ["Observer"]
 
-RATE_WINDOW_S: Final = 1.0
-GAP_S: Final = 0.05
-"""Snapshots closer than this to the one before do not both stay: an operation polls every 5 ms."""
-HISTORY_MAX: Final = 32
-"""Snapshots kept per node for rates: 1 s at 10 Hz, with room for forced polls."""
 PAGE_INTERVALS_MAX: Final = 3
 """A page that was not written for so many intervals: the node is asked, as if it had none."""
 UNANSWERED_S: Final = 1.0
 """A request unanswered for so long is asked again: the node may have been frozen meanwhile."""
-
-
-class _Seen(NamedTuple):
-    """A snapshot and when it arrived (monotonic seconds)."""
-
-    at_s: float
-    snapshot: NodeSnapshot
 
 
 class Observer:
@@ -58,7 +47,7 @@ class Observer:
         self._processes = processes
         self._pool = pool
         self._events = events
-        self._history: dict[int, deque[_Seen]] = {
+        self._history: dict[int, deque[Seen]] = {
             node: deque(maxlen=HISTORY_MAX) for node in processes
         }
         self._views = {node: StatusView() for node in processes}
@@ -163,7 +152,7 @@ class Observer:
             history.clear()
         if not history:
             self._note_recovery(snapshot)
-        _remember(history, _Seen(at_s, snapshot))
+        remember(history, Seen(at_s, snapshot))
         if process.state is ProcessState.RUNNING:
             self._note_elections(snapshot, at_s)
 
@@ -219,7 +208,7 @@ class Observer:
             return NodeFrame(node, process.truth())
         newest = history[-1]
         age_ms = int((now - newest.at_s) * 1000)
-        rates = _rates(history) if process.state is ProcessState.RUNNING else None
+        rates = rates_of(history) if process.state is ProcessState.RUNNING else None
         return NodeFrame(node, process.truth(), newest.snapshot, age_ms, rates)
 
 
@@ -229,57 +218,3 @@ def _reply_of(payload: bytes) -> Reply:
         return decode_reply(payload)
     except Malformed as error:
         return Reply(0, False, str(error))
-
-
-def _remember(history: deque[_Seen], seen: _Seen) -> None:
-    """Keep a snapshot; of those that were asked for in between, the newest only.
-
-    An operation polls every few ms: kept all, they would push the window's start out of the history,
-    and no rate would be known while it lasts.
-    """
-    if len(history) > 1 and history[-1].at_s - history[-2].at_s < GAP_S:
-        history.pop()
-    history.append(seen)
-
-
-def _rates(history: deque[_Seen]) -> NodeRates | None:
-    """Return rates between the newest snapshot and the newest one a window older; None if none is.
-
-    A window shorter than half of the wanted one is not used: counts over 10 ms are noise.
-    """
-    newest = history[-1]
-    older = [seen for seen in history if seen.at_s <= newest.at_s - RATE_WINDOW_S / 2]
-    if not older:
-        return None
-    wanted = newest.at_s - RATE_WINDOW_S
-    start = min(older, key=lambda seen: abs(seen.at_s - wanted))
-    elapsed = newest.at_s - start.at_s
-    new, old = newest.snapshot, start.snapshot
-    fsyncs = new.wal.fsyncs - old.wal.fsyncs
-    entries = new.wal.entries - old.wal.entries
-    return NodeRates(
-        fsyncs_per_s=_eighths(fsyncs / elapsed),
-        entries_per_fsync=_eighths(entries / fsyncs) if fsyncs else None,
-        wal_bytes_per_s=_eighths((new.wal.bytes_written - old.wal.bytes_written) / elapsed),
-        applied_per_s=_eighths((_applied(new) - _applied(old)) / elapsed),
-        acks_per_s=_eighths((new.traffic.acks - old.traffic.acks) / elapsed),
-        received_bytes_per_s=_eighths((_received(new) - _received(old)) / elapsed),
-        sent_bytes_per_s=_eighths((_sent(new) - _sent(old)) / elapsed),
-    )
-
-
-def _eighths(value: float) -> float:
-    """Round to 1/8: the digits behind are noise, and take 6 bytes of 8 in every recorded frame."""
-    return round(value * 8) / 8
-
-
-def _received(snapshot: NodeSnapshot) -> int:
-    return sum(lane.bytes_in for lane in snapshot.traffic.lanes)
-
-
-def _sent(snapshot: NodeSnapshot) -> int:
-    return sum(lane.bytes_out for lane in snapshot.traffic.lanes)
-
-
-def _applied(snapshot: NodeSnapshot) -> int:
-    return sum(group.applied for group in snapshot.groups)

@@ -26,7 +26,7 @@ from node.store import WalStore
 from node.transport import PeerTransport
 from wal import Recovered
 
-__all__ = ["RUNS_MAX", "StatusSource", "group_row", "links", "row_key", "snapshot"]
+__all__ = ["RUNS_MAX", "StatusSource", "group_row", "links", "row_key", "snapshot", "wal_snapshot"]
 
 RUNS_MAX: Final = 16
 """Runs of terms that a snapshot tells: 16 elections back."""
@@ -58,7 +58,7 @@ def snapshot(
         incarnation=source.incarnation,
         pid=os.getpid(),
         uptime_ns=source.uptime_ns,
-        wal=_wal(store, source),
+        wal=wal_snapshot(store, source.recovered, source.recovery_ns),
         traffic=_traffic(node, *lanes),
         loop_lag_p99_ns=pulse.stalls.lag_p99_ns,
         election_timeout_ns=pulse.timeouts.low,
@@ -118,8 +118,12 @@ def group_row(group: GroupRuntime, now: int, started_ns: int = 0) -> GroupSnapsh
     )
 
 
-def _wal(store: WalStore, source: StatusSource) -> WalSnapshot:
-    stats, recovered = store.log.stats(), source.recovered
+def wal_snapshot(
+    store: WalStore, recovered: Recovered | None = None, recovery_ns: int = 0
+) -> WalSnapshot:
+    """Return the state of a log, and what its recovery found, if that is known."""
+    stats = store.log.stats()
+    torn = recovered.torn if recovered is not None else None
     return WalSnapshot(
         fsyncs=stats.syncs,
         entries=stats.entries,
@@ -130,7 +134,7 @@ def _wal(store: WalStore, source: StatusSource) -> WalSnapshot:
         segments=stats.segments,
         spares=stats.spares,
         disk_full=store.disk_full,
-        torn_tail_bytes=recovered.torn.bytes if recovered.torn else 0,
+        torn_tail_bytes=torn.bytes if torn else 0,
         recycled=stats.segments_recycled,
         released=stats.segments_released,
         bytes_copied=stats.bytes_copied,
@@ -138,8 +142,8 @@ def _wal(store: WalStore, source: StatusSource) -> WalSnapshot:
         durable_position=stats.durable,
         sync_entries=stats.sync_entries,
         sync_latency_us=stats.sync_latency_us,
-        recovered_frames=recovered.frames,
-        recovery_ns=source.recovery_ns,
+        recovered_frames=recovered.frames if recovered is not None else 0,
+        recovery_ns=recovery_ns,
     )
 
 

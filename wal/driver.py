@@ -165,17 +165,21 @@ class JobRunner:
                 self.io.perform(operation)
             except OSError as error:
                 return error, isinstance(operation, BARRIERS)
-        if job.handles:
-            elapsed_ns = self.clock() - started
-            self.syncs += 1
-            self.times.add(elapsed_ns)
-            self.sync_entries[bucket_of(job.entries)] += 1
-            self.sync_latency_us[bucket_of(elapsed_ns // 1_000)] += 1
-        self.jobs += 1
-        self.bytes_written += job.bytes_written
-        self.entries += job.entries
-        self.frames += job.frames
+        self.count([job], int(bool(job.handles)), self.clock() - started)
         return None
+
+    def count(self, jobs: Sequence[Job], syncs: int, elapsed_ns: int) -> None:
+        """Count jobs that are done, and their syncs, which took so long."""
+        if syncs:
+            self.syncs += syncs
+            self.times.add(elapsed_ns)
+            self.sync_entries[bucket_of(sum(job.entries for job in jobs))] += 1
+            self.sync_latency_us[bucket_of(elapsed_ns // 1_000)] += 1
+        self.jobs += len(jobs)
+        for job in jobs:
+            self.bytes_written += job.bytes_written
+            self.entries += job.entries
+            self.frames += job.frames
 
     def settle(self, job: Job, failure: tuple[OSError, bool] | None) -> list[AppendHandle]:
         """Tell the committer how a job ended; return the handles that completed or failed."""

@@ -137,6 +137,7 @@ class HeapDriver:
         self._observer = observer
         self._job: Job | None = None
         self._place = 0
+        self._began = 0
         self._busy = False
         self._paused = False
         self._stalled = False
@@ -199,6 +200,7 @@ class HeapDriver:
         if self._job is None:
             self._job = self._runner.committer.next_job()
             self._place = 0
+            self._began = self._heap.now
             if self._job is None:
                 self._busy = False
                 return
@@ -229,8 +231,7 @@ class HeapDriver:
         self._job = None
         runner = self._runner
         if failure is None:
-            runner.jobs += 1
-            runner.syncs += bool(job.handles)
+            runner.count([job], int(bool(job.handles)), self._heap.now - self._began)
             self._observer.synced(len(job.handles))
         handles = runner.settle(job, failure)
         for handle in handles:

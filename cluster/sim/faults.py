@@ -94,9 +94,7 @@ class FaultPlay:
         self._world.heap.after(_TRAP_NS, fire)
 
     def _hit(self, fault: Fault, victims: tuple[NodeId, ...]) -> None:
-        self._world.note(f"fault {fault} hits {list(victims)}")
-        if self._world.cover is not None:
-            self._world.cover.hit(fault.kind.value, self._world.nodes.values())
+        self._world.fault_began(fault, victims)
         end = self._world.heap.now + fault.duration_ns
         at = self._world.heap.at
         if fault.kind in DEATHS:

@@ -18,6 +18,7 @@ from cluster.sim.network import Network
 from cluster.sim.node import Assemble, SimNode
 from cluster.sim.oracle import Item, Op, OracleError, Replay, check_history, check_replica
 from cluster.sim.plan import MS, Plan
+from cluster.sim.schedule import Fault
 from cluster.sim.trace import Trace
 from node.assembly import assemble
 from node.kv.machine import KeyValueMachine
@@ -221,6 +222,12 @@ class World:
         """Note that a named moment has come."""
         if self.cover is not None:
             self.cover.coverage.sometimes(mark)
+
+    def fault_began(self, fault: Fault, victims: tuple[NodeId, ...]) -> None:
+        """Look at a fault that begins now."""
+        self.note(f"fault {fault} hits {list(victims)}")
+        if self.cover is not None:
+            self.cover.hit(fault.kind.value, self.nodes.values())
 
     def note(self, text: str) -> None:
         """Put a row into the trace, if there is one."""

@@ -251,7 +251,8 @@ def process_words(part: NodeFrame) -> tuple[str, str]:
         return "SIGSTOP", "paused"
     if part.snapshot is None:
         return "starting", "recover"
-    return (str(process.pid), "dim") if part.fresh else (f"{process.pid}?", "stale")
+    name = "running" if process.pid is None else str(process.pid)  # a simulated one has no pid
+    return (name, "dim") if part.fresh else (f"{name}?", "stale")
 
 
 def _old(seen: _Seen) -> str:

@@ -13,11 +13,10 @@ from node.config import NodeConfig
 from node.raft.messages import Append, AppendReply, Heartbeat, Vote, VoteReply
 from node.raft.types import Batch, GroupId, HardState, Index, NodeId, Role, Term
 from node.snapshots import SnapshotStore
-from node.status import StatusSource
-from node.status import _wal as wal_snapshot
+from node.status import wal_snapshot
 from tests.node.rig import CLUSTER, MS, SESSION, Node, batch_of, open_store, put_entry
 from tests.wal.support import SMALL
-from wal import LogIdentity, Recovered, SegmentIO, hard_state_record
+from wal import LogIdentity, SegmentIO, hard_state_record
 
 LEADER = NodeId(2)
 ME = NodeId(1)
@@ -143,7 +142,7 @@ def test_the_metrics_tell_what_was_released_recycled_and_copied(follower: Follow
     follower.append(QUIET, 1, SESSION)
     follower.keep_busy(8)
     stats = follower.store.log.stats()
-    told = wal_snapshot(follower.store, StatusSource(ANY_CONFIG, 1, 0, Recovered("", {})))
+    told = wal_snapshot(follower.store)
     assert (told.released, told.recycled, told.bytes_copied) == (
         stats.segments_released,
         stats.segments_recycled,
