@@ -57,6 +57,10 @@ _MARKS_SEEDS: Final = 500
     "--record", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
     help="Record the run of one seed or schedule there: raftdeck dash --replay DIR.",
 )  # fmt: skip
+@click.option(
+    "--real", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    help="Try one seed or schedule on real processes, whose data go there.",
+)  # fmt: skip
 @click.option("--no-shrink", is_flag=True, help="Keep nothing; only tell.")
 @click.option(
     "--resume", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -74,6 +78,9 @@ def sim(
     """
     if rest["record"] is not None:
         sys.exit(_record(rest["record"], plan_wanted(rest["schedule"], first, profile)))
+    if rest["real"] is not None:
+        plan = plan_wanted(rest["schedule"], first, profile)
+        sys.exit(_real(rest["real"], plan, as_json=rest["as_json"]))
     if rest["schedule"] is not None:
         sys.exit(_run_schedule(rest["schedule"], trace=rest["trace"], as_json=rest["as_json"]))
     if rest["trace"]:
@@ -158,6 +165,25 @@ def _record(directory: Path, plan: Plan) -> int:
         note(str(outcome))
     click.echo(f"{'fails' if failed else 'holds'}; see: raftdeck dash --replay {directory}")
     return Exit.FAILED if failed else Exit.HELD
+
+
+def _real(directory: Path, plan: Plan, *, as_json: bool) -> int:
+    from cluster.demo.command import EXITS
+    from cluster.sim.real import run_real
+
+    if directory.exists() and any(directory.iterdir()):
+        raise CommandError(Exit.USAGE, f"{directory} is not empty; give a new directory")
+    found = run_real(plan, directory.absolute(), note)
+    if as_json:
+        print_json(found.document())
+    else:
+        for line in found.report.lines():
+            if not line.startswith("verdict "):
+                click.echo(line)
+        counts = f"{len(found.done)} faults carried out, {len(found.left_out)} left out"
+        click.echo(f"verdict      {found.verdict}: {counts}")
+    note(f"data: {directory}")
+    return int(EXITS[found.verdict])
 
 
 def _run_schedule(path: Path, *, trace: bool, as_json: bool) -> int:
