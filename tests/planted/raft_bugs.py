@@ -295,8 +295,6 @@ THE_FIVE: dict[str, Planted] = {
 
 MORE: dict[str, Planted] = {
     "read without a round": read_without_a_round,
-    "read before the term commits": read_before_the_term_commits,
-    "read before it is applied": read_before_it_is_applied,
     "duplicate apply": duplicate_apply,
     "leader counts its last index": leader_counts_its_last_index,
     "ack overtakes its fsync": ack_overtakes_its_fsync,
@@ -306,13 +304,15 @@ MORE: dict[str, Planted] = {
     "directory not synced": directory_not_synced,
     "refusals do not move the probe": refusals_do_not_move_the_probe,
     "failed fsync is forgotten": failed_fsync_is_forgotten,
-    "torn tail is kept": torn_tail_is_kept,
     "sessions lost in a snapshot": sessions_lost_in_a_snapshot,
     "leader clings to its lead": leader_clings_to_its_lead,
 }
 
 RARE: dict[str, Planted] = {
+    "read before the term commits": read_before_the_term_commits,
+    "read before it is applied": read_before_it_is_applied,
+    "torn tail is kept": torn_tail_is_kept,
     "late completion accepted": late_completion_accepted,
     "votes compared by index": votes_compared_by_index,
 }
-"""They need a coincidence: a hundred seeds and more."""
+"""They need a coincidence: about a hundred seeds and more."""
