@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -86,13 +87,13 @@ class Plan:
 
 def draw_plan(seed: int, profile: Profile = DEFAULT_PROFILE) -> Plan:
     """Draw the plan of a seed. ValueError for a profile that does not exist."""
-    if profile == "lite":
-        return _draw_lite(seed)
-    if profile == "soak":
-        return _draw_soak(seed)
-    if profile == "swarm":
-        return _draw_swarm(seed)
-    raise ValueError(f"profile {profile!r} is not one of {', '.join(PROFILES)}")
+    if profile not in PROFILES:
+        raise ValueError(f"profile {profile!r} is not one of {', '.join(PROFILES)}")
+    plan = _DRAWN[profile](seed)
+    corrupts = any(fault.kind is FaultKind.CORRUPT for fault in plan.faults)
+    if corrupts and Stream(seed, "codec").chance(500):
+        return replace(plan, codec=True)  # what has no bytes cannot have a flipped bit
+    return plan
 
 
 def _draw_swarm(seed: int) -> Plan:
@@ -194,6 +195,13 @@ def _draw_soak(seed: int) -> Plan:
         faults=draw_faults(seed, 60 * SECOND, counts=_SOAK_FAULTS),
         profile="soak",
     )
+
+
+_DRAWN: dict[Profile, Callable[[int], Plan]] = {
+    "lite": _draw_lite,
+    "swarm": _draw_swarm,
+    "soak": _draw_soak,
+}
 
 
 def _draw_kinds(seed: int) -> tuple[FaultKind, ...]:
