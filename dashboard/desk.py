@@ -43,10 +43,6 @@ class Tour(Protocol):
     def verdict(self) -> Verdict | None:
         """What the tour's writer (and at the end its check) has found so far."""
 
-    @property
-    def deeds(self) -> tuple[Deed, ...]:
-        """What its steps did."""
-
     def go_on(self) -> None:
         """Do the next step now."""
 
@@ -118,7 +114,6 @@ class Desk:
         epoch = min([span[0], *(event.unix_ms for event in events[:1])])
         if events and events[-1].unix_ms > time.now_ms:
             events = [event for event in events if event.unix_ms <= time.now_ms]
-        tour = self._tour
         return Picture(
             time.frame,
             time.history,
@@ -128,8 +123,8 @@ class Desk:
             oldest_ms=span[0],
             epoch_ms=epoch,
             clock_ms=self._clock_ms() if self.view.mode == "live" else time.now_ms,
-            deeds=(*(tour.deeds if tour else ()), *(self._deeds.all if self._deeds else ())),
-            verdict=tour.verdict if tour else None,
+            deeds=self._deeds.all if self._deeds else (),
+            verdict=self._tour.verdict if self._tour else None,
             problem=source.problem if self.view.mode == "live" else None,
         )
 

@@ -87,10 +87,10 @@ class Tour:
 
     def run(self, steps: tuple[Step, ...], started: float, seconds: float) -> Iterator[None]:
         """Do each step when it is due; yields while it waits, so that the caller shows progress."""
-        for step in steps:
+        for number, step in enumerate(steps, 1):
             while time.monotonic() < started + step.share * seconds:
                 yield
-            self.do(step, started)
+            self.do(step, started, f"{number}/{len(steps)}")
             yield
 
     def heal(self) -> None:
@@ -111,19 +111,23 @@ class Tour:
             "a replica has not caught up",
         )
 
-    def do(self, step: Step, started: float) -> None:
-        """Do one step now; returns when its effect was measured."""
+    def do(self, step: Step, started: float, place: str) -> None:
+        """Do one step now; returns when its effect was measured.
+
+        `place` ("2/6") and verb are its name in the events, where the measured effect goes, too.
+        """
         self._say(step.caption)
         selector = self._resolved(step)
         moment = time.monotonic()
-        with self._cluster.as_step(f"{step.action} {step.selector}"):
+        with self._cluster.as_step(f"{place} {step.action} {step.selector}"):
             result = self._handlers[step.action](selector)
-        if step.action == "pause":
-            self._frozen = result.nodes
-        names = ",".join(f"n{node}" for node in result.nodes)
-        acked_at = self._writer.wait_for_ack_after(moment, ACK_TIMEOUT_S)
-        leaderless = None if acked_at is None else (acked_at - moment) * 1000
-        proof = self._proof(step.action, result)
+            if step.action == "pause":
+                self._frozen = result.nodes
+            names = ",".join(f"n{node}" for node in result.nodes)
+            acked_at = self._writer.wait_for_ack_after(moment, ACK_TIMEOUT_S)
+            leaderless = None if acked_at is None else (acked_at - moment) * 1000
+            proof = self._proof(step.action, result)
+            self._cluster.mark(f"{step.action} {names}: measured", self._effect(leaderless))
         self.faults.append(
             Fault(step.action, names, result.nodes, moment - started, proof, leaderless)
         )
@@ -131,6 +135,13 @@ class Tour:
         self._say(
             f"  {step.action} {names}: {proof or 'NOT PROVED'}; next new write acked: {after}"
         )
+
+    def _effect(self, leaderless_ms: float | None) -> str:
+        """Say what the writer saw of a step: only it knows what was acknowledged."""
+        acked = f"{self._writer.acked:,} acked so far"
+        if leaderless_ms is None:
+            return f"no new write acked in {ACK_TIMEOUT_S:.0f} s · {acked}"
+        return f"next new write acked after {leaderless_ms:.0f} ms · {acked}"
 
     def _resolved(self, step: Step) -> str:
         """Turn the two selectors that only the tour knows into node names."""

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from cluster.events import MARK
 from cluster.frames import Event
 from dashboard.presenter.history import History
-from dashboard.presenter.text import Row, Span, box, clip, fit
+from dashboard.presenter.text import UNKNOWN, Row, Span, box, clip, fit
 from dashboard.presenter.view import Deed, Picture, Size, View
 
 __all__ = [
@@ -29,7 +30,7 @@ _SIGNS: Final = {
     "killed": ("!", "dead"), "stopped": ("■", "dead"), "crashed": ("!", "bad"),
     "forced": ("!", "bad"), "frozen": ("‖", "paused"), "thawed": ("▸", "text"),
     "started": ("↻", "recover"), "leader": ("▲", "leader"), "down": ("■", "bad"),
-    "cut": ("╳", "bad"), "healed": ("┄", "text"), "fault": ("!", "bad"),
+    "cut": ("╳", "bad"), "healed": ("┄", "text"), "fault": ("!", "bad"), MARK: ("◆", "mark"),
 }  # fmt: skip
 _GROUP: Final = re.compile(r"of group (\d+)")
 DEED_SLACK_MS: Final = 250
@@ -58,17 +59,17 @@ def clock_ms(text: str) -> int | None:
 
 
 def cause_of(event: Event, deeds: Sequence[Deed]) -> str:
-    """Say whose doing it was: this screen's, another command's, or the system's."""
+    """Say whose doing it was: a scenario's step, yours (with the keys, if they were pressed here), or
+    the system's."""
+    if event.step:
+        return event.by
     if event.cause == "system":
         return "system"
     for deed in reversed(deeds):
         near = deed.start_ms - DEED_SLACK_MS <= event.unix_ms <= deed.end_ms + DEED_SLACK_MS
         if near and event.node in deed.nodes:
             return deed.cause
-    step = getattr(event, "step", "")
-    if step:
-        return f"step {step}"
-    return "a command"
+    return event.by
 
 
 def effect_of(event: Event, events: Sequence[Event], history: History) -> str:
@@ -77,9 +78,8 @@ def effect_of(event: Event, events: Sequence[Event], history: History) -> str:
     Times between a fault and a new leader are the supervisor's: it sees a leader when it asks,
     ten times a second.
     """
-    told: str = getattr(event, "effect", "")
-    if told:
-        return told
+    if event.effect:
+        return event.effect
     if event.kind == "leader":
         return _interregnum(event, events)
     if event.kind not in ("killed", "stopped", "crashed", "frozen"):
@@ -169,4 +169,6 @@ def _row(event: Event, picture: Picture, inner: int) -> Row:
     spans.append((f" {clip(cause, 15):<15}" if wide else f" {clip(cause, 12):<12}", "dim"))
     if effect:
         spans.append((f" → {effect}", "strong"))
+    elif event.kind in FAULTS | ELECTIONS:
+        spans.append((f" → {UNKNOWN}", "dim"))
     return fit(spans, inner)

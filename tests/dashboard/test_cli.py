@@ -72,7 +72,7 @@ def test_the_narrator_tells_each_event_once_and_what_changed_without_one():
     ]  # fmt: skip
     assert "○ ▲ ‖" in lines[-1]
     assert "seen 121 ms after n1 killed" in lines[3]
-    assert "a command" in lines[2]
+    assert "n1 killed (signal 9) · you" in lines[2]
 
 
 def test_a_film_shows_each_frame_as_the_screen_would():

@@ -322,7 +322,6 @@ def test_a_notice_goes_by_itself(rig):
 class FakeTour:
     caption = "in 3 s: step 1/6: kill -9 of the leader"
     verdict = None
-    deeds = ()
 
     def __init__(self):
         self.calls = []
