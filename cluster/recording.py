@@ -135,7 +135,7 @@ def _header_of(path: Path) -> ChunkHeader | None:
 
 
 class Recording(Closing):
-    """Frames and events of one life; satisfies `cluster.feed.FrameSource`. One thread."""
+    """Frames and events of one life; read by `dashboard.replay` and `.past`. One thread."""
 
     def __init__(self, place: Path, number: int | None = None) -> None:
         """Open the files, and look into none of them yet; see `open`."""
@@ -201,6 +201,11 @@ class Recording(Closing):
         times = self._index.unix_ms
         return self._range(bisect_left(times, start_ms), bisect_right(times, end_ms))
 
+    def moments(self, start_ms: int, end_ms: int) -> list[int]:
+        """Return the times of the frames after one moment up to another; none is unpacked."""
+        times = self._index.unix_ms
+        return list(times[bisect_right(times, start_ms) : bisect_right(times, end_ms)])
+
     def _range(self, begin: int, end: int) -> Iterator[ClusterFrame]:
         for position in range(begin, end):
             yield self._frame(position)
@@ -210,20 +215,6 @@ class Recording(Closing):
     def events(self) -> tuple[Event, ...]:
         """Return the events, oldest first; of very many, the newest."""
         return tuple(self._events)
-
-    def events_since(self, sequence: int) -> tuple[Event, ...]:
-        """Return the events after a number, oldest first."""
-        return tuple(event for event in self._events if event.sequence > sequence)
-
-    def next_event(self, kind: str | None, after: int) -> Event | None:
-        """Return the first event of a kind (None: any) later than a time (unix ms)."""
-        found = (event for event in self._events if event.unix_ms > after)
-        return next((event for event in found if kind in (None, event.kind)), None)
-
-    def previous_event(self, kind: str | None, before: int) -> Event | None:
-        """Return the last event of a kind (None: any) earlier than a time (unix ms)."""
-        found = (event for event in reversed(self._events) if event.unix_ms < before)
-        return next((event for event in found if kind in (None, event.kind)), None)
 
     # --- reading ----------------------------------------------------------------------
 

@@ -64,7 +64,8 @@ def dash(
         return _replay(replay, look)
     from cluster.local import find_run_dir
     from dashboard.desk import Desk
-    from dashboard.live import LiveHands, LiveSource
+    from dashboard.hands import LiveHands
+    from dashboard.live import LiveSource
 
     run_dir = find_run_dir(name or cluster)
     data_dir = _data_dir(run_dir)
@@ -96,14 +97,12 @@ def _replay(place: Path, look: Look) -> int:
         source.close()
 
 
-def _data_dir(run_dir: Path) -> Path:
-    from cluster.local import LocalCluster
+def _data_dir(run_dir: Path) -> Path | None:
+    """Return where a cluster's data is: its lock says so, even if its supervisor hangs."""
+    from cluster.paths import LOCK_FILE, FileLock
 
-    cluster = LocalCluster(run_dir)
-    try:
-        return cluster.spec.data_dir
-    finally:
-        cluster.close()
+    holder = FileLock.read_holder(run_dir / LOCK_FILE)
+    return None if holder is None else Path(holder.data_dir)
 
 
 def wall_clock_ms() -> int:

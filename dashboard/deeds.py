@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from cluster.actions import Action
 from cluster.api import ActionResult
 from cluster.exits import CommandError
+from cluster.frames import Event
 from dashboard.presenter.view import Deed
 
 __all__ = ["Deeds", "Hands"]
@@ -23,6 +24,9 @@ class Hands(Protocol):
 
     def submit(self, action: Action, selector: str) -> Future[ActionResult]:
         """Begin a verb on the nodes that a selector names."""
+
+    def mark(self, text: str) -> Future[Event]:
+        """Put a mark into the events and the recording."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,8 @@ class Timeline:
 
     def collect(self) -> bool:
         """Take what a living source has newer than before, wherever the cursor stands."""
+        if past := self.source.take_past():
+            self.history.put_before(past)
         newest = self.source.latest()
         if newest is None or newest.unix_ms <= self._newest_ms:
             return self.source.problem is not None

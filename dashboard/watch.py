@@ -108,7 +108,7 @@ def _status(*, watch: bool, plain_lines: bool, ascii_only: bool, **options: Any)
     from cluster.local import find_run_dir
     from dashboard.live import LiveSource
 
-    source = LiveSource(find_run_dir(options["cluster"]))
+    source = LiveSource(find_run_dir(options["cluster"]), back_ms=0)
     try:
         lines = plain_lines or not sys.stdout.isatty()
         _watch(source, options["group"], plain_lines=lines, ascii_only=ascii_only)

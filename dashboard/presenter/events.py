@@ -59,8 +59,7 @@ def clock_ms(text: str) -> int | None:
 
 
 def cause_of(event: Event, deeds: Sequence[Deed]) -> str:
-    """Say whose doing it was: a scenario's step, yours (with the keys, if they were pressed here), or
-    the system's."""
+    """Say whose doing it was: a step's, yours (by which keys, if pressed here), or the system's."""
     if event.step:
         return event.by
     if event.cause == "system":

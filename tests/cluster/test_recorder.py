@@ -21,7 +21,6 @@ from cluster.chunks import (
     patched,
 )
 from cluster.exits import CommandError, Exit
-from cluster.feed import FrameSource
 from cluster.frames import EVENTS_MAX, Event
 from cluster.recorder import FULL_EVERY, Recorder, Recording
 from cluster.recording import chunk_paths, list_recordings
@@ -97,8 +96,7 @@ def test_frames_and_events_come_back_as_they_were(begin, tmp_path, place):
     story.tell(2 * FULL_EVERY + 7, happens={0, 3, 60})
     story.recorder.close()
     with Recording.open(tmp_path) as recording:
-        source: FrameSource = recording
-        assert list(source.frames_since(0)) == story.frames
+        assert list(recording.frames_since(0)) == story.frames
         assert recording.events() == tuple(story.events)
         assert recording.latest() == story.frames[-1]
         assert recording.span() == (story.frames[0].unix_ms, story.frames[-1].unix_ms)
@@ -123,20 +121,6 @@ def test_any_moment_is_found_at_once(begin, tmp_path):
         part = list(recording.frames(story.frames[5].unix_ms, story.frames[9].unix_ms))
         assert part == story.frames[5:10]
         assert list(recording.frames_since(story.frames[-3].sequence)) == story.frames[-2:]
-
-
-def test_one_jumps_from_event_to_event(begin, tmp_path):
-    story = begin()
-    story.tell(30, happens={2, 9, 20})
-    story.recorder.close()
-    first, second, third = story.events
-    with Recording.open(tmp_path) as recording:
-        assert recording.next_event(None, 0) == first
-        assert recording.next_event("killed", first.unix_ms) == second
-        assert recording.next_event("leader", 0) is None
-        assert recording.previous_event(None, third.unix_ms) == second
-        assert recording.previous_event("killed", first.unix_ms) is None
-        assert recording.events_since(1) == (second, third)
 
 
 def test_a_recording_is_read_while_it_is_written(begin, tmp_path, eventually):
