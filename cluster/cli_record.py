@@ -20,7 +20,7 @@ from cluster.exits import CommandError, Exit
 if TYPE_CHECKING:
     from cluster.recording import Recording, RunSummary
 
-__all__ = ["export", "replay", "runs"]
+__all__ = ["export", "find_place", "known_clusters", "open_recording", "replay", "runs"]
 
 PAUSE_S_MAX: Final = 2.0
 """Longest wait between two lines of a replay: hours in which nothing happened are not waited for."""
@@ -36,21 +36,22 @@ Marks: ^ leads  o follows  v candidate  , pre-vote  = frozen  x down  r starts  
 def find_place(run: str) -> tuple[Path, int | None]:
     """Resolve RUN: where its recording is, and which life is meant (None: the newest)."""
     from cluster.paths import default_data_dir
-    from cluster.spec import SPEC_FILE
 
     name, at, number = run.rpartition("@")
     if not at or not number.isdigit():
         name, number = run, ""
     chosen = int(number) if number else None
     path = Path(name).expanduser()
-    if os.sep in name or name.endswith(".rec") or (path / SPEC_FILE).is_file():
+    clusters = known_clusters()
+    named = any(known == name for known, _ in clusters)
+    if os.sep in name or name.endswith(".rec") or (path.is_dir() and not named):
         if not path.exists():
             raise CommandError(Exit.UNKNOWN, f"{path}: no such file or directory")
         return path.absolute(), chosen
-    for known, data_dir in known_clusters():
+    for known, data_dir in clusters:
         if known == name:
             return data_dir, chosen
-    known_names = ", ".join(sorted(known for known, _ in known_clusters())) or "none"
+    known_names = ", ".join(sorted(known for known, _ in clusters)) or "none"
     raise CommandError(
         Exit.UNKNOWN,
         f"no recording of {name!r} at {default_data_dir(name)}; known: {known_names};"
@@ -70,10 +71,14 @@ def known_clusters() -> list[tuple[str, Path]]:
     return sorted(found.items())
 
 
-def _open(run: str) -> Recording:
+def open_recording(run: str) -> Recording:
+    """Open what RUN names; what of it cannot be read is told on stderr."""
     from cluster.recording import Recording
 
-    return Recording.open(*find_place(run))
+    recording = Recording.open(*find_place(run))
+    for words in recording.damage:
+        note(words)
+    return recording
 
 
 @verb(
@@ -96,7 +101,7 @@ def replay(run: str, plain: bool, speed: float, group: int, as_json: bool) -> No
     del plain  # there is nothing else yet
     from cluster.replay import narrate
 
-    with _open(run) as recording:
+    with open_recording(run) as recording:
         events = recording.events()
         if as_json:
             _print_summary(recording)
@@ -154,7 +159,7 @@ def export(run: str, jsonl: Path | None, cast: Path | None, size: str) -> None:
     from cluster.replay import cast as film
     from cluster.replay import documents
 
-    with _open(run) as recording:
+    with open_recording(run) as recording:
         frames, events = recording.frames_since(0), recording.events()
         if jsonl is not None:
             lines = (json.dumps(found, ensure_ascii=False) for found in documents(frames, events))
@@ -251,7 +256,7 @@ def show(run: str, as_json: bool) -> None:
     """Say what a run holds: its span, its frames, and how many events of each kind."""
     from collections import Counter
 
-    with _open(run) as recording:
+    with open_recording(run) as recording:
         span, events = recording.span(), recording.events()
         kinds = dict(sorted(Counter(event.kind for event in events).items()))
         document = {

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from cluster.exits import CommandError
+from cluster.exits import CommandError, Exit
 from cluster.frames import ClusterFrame, Event
 from cluster.recording import Recording
 from dashboard.presenter.history import Sample, sample_of
@@ -75,8 +75,10 @@ def recall(
     """
     try:
         recording = Recording(data_dir)
-    except CommandError:
-        return None
+    except CommandError as error:
+        if error.exit_code is Exit.UNKNOWN:
+            return None
+        raise
     try:
         while recording.header.supervisor_pid == first.supervisor_pid and recording.look():
             if stopping.is_set():

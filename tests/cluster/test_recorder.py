@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import threading
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from cluster.chunks import (
     FULL,
     ChunkHeader,
     changes_between,
+    decode_header,
     encode_header,
     encode_record,
     entries,
@@ -223,7 +225,8 @@ def test_a_tail_is_cut_wherever_the_writer_was_killed(begin, tmp_path, place):
     rng = random.Random(11)
     for size in (len(whole) - 1, *(rng.randrange(200, len(whole)) for _ in range(60))):
         path.write_bytes(whole[:size])
-        with Recording.open(tmp_path) as recording:
+        with Recording(tmp_path) as recording:
+            recording.refresh()
             kept = list(recording.frames_since(0))
             assert [frame.sequence for frame in kept] == [
                 frame.sequence for frame in story.frames[: len(kept)]
@@ -268,6 +271,44 @@ def test_a_newer_schema_is_refused_and_a_foreign_file_named(tmp_path, place, mon
     with pytest.raises(CommandError, match=r"00000001\.rec: not a recording") as caught:
         Recording.open(tmp_path)
     assert caught.value.exit_code is Exit.USAGE
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_shown(begin, tmp_path, place):
+    older = begin(replace(HEADER, run="1-98"))
+    older.tell(12)
+    older.recorder.close()
+    story = begin()
+    story.tell(12)
+    story.recorder.close()
+    with Recording.open(tmp_path) as recording:
+        assert recording.damage == ()
+    _, second = chunk_paths(place)
+    whole = second.read_bytes()
+    second.write_bytes(whole[:-3])
+    (place / "00000003.rec").write_bytes(b"garbage" * 1000)
+    with Recording.open(tmp_path) as recording:
+        assert list(recording.frames_since(0)) == story.frames[:-1]
+        foreign, cut = recording.damage
+        assert "00000003.rec: not a recording" in foreign
+        [(offset, length)] = [(e.offset, e.length) for e in entries_of(whole)][-1:]
+        told = rf"00000002\.rec: the record at byte {offset:,} .* {length - 3:,} bytes are not read"
+        assert re.search(told, cut), cut
+    assert [run.number for run in list_recordings(tmp_path)] == [1, 2]
+
+
+def entries_of(whole):
+    _, begin = decode_header(whole, "") or (None, 0)
+    return list(entries(whole[begin:], begin))
+
+
+def test_a_run_without_a_whole_frame_is_no_recording(tmp_path, place):
+    place.mkdir()
+    path = place / "00000001.rec"
+    for rest, words in ((b"", "holds no whole frame"), (b"x" * 40, "40 bytes are not read")):
+        path.write_bytes(encode_header(HEADER) + rest)
+        with pytest.raises(CommandError, match=words) as caught:
+            Recording.open(tmp_path)
+        assert caught.value.exit_code is Exit.UNKNOWN
 
 
 def test_where_nothing_is_recorded_that_is_said(tmp_path):
