@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from inspect import cleandoc
 from pathlib import Path
@@ -18,13 +18,23 @@ from cluster.cli_support import CONTEXT, LazyGroup, json_option, note, print_jso
 from cluster.exits import CommandError, Exit
 
 if TYPE_CHECKING:
+    from cluster.cast import Draw
     from cluster.recording import Recording, RunSummary
 
-__all__ = ["export", "find_place", "known_clusters", "open_recording", "replay", "runs"]
+__all__ = [
+    "export",
+    "export_run",
+    "find_place",
+    "known_clusters",
+    "open_recording",
+    "replay",
+    "runs",
+]
 
 PAUSE_S_MAX: Final = 2.0
 """Longest wait between two lines of a replay: hours in which nothing happened are not waited for."""
-CAST_SIZE: Final = (120, 32)
+SIDE_MAX: Final = 1_000
+"""Cells of a film: more is a slip of the finger."""
 
 _RUN_HELP = """RUN is the name of a cluster, its data directory, or one file of a recording; NAME@2 is
     the second of its runs that are kept, without @ the newest."""
@@ -143,37 +153,70 @@ def _paced(lines: Iterable[tuple[int, str]], speed: float) -> Iterator[str]:
 
 @verb(
     "export",
-    example="raftdeck export deck --jsonl frames.jsonl\nraftdeck export deck --cast film.cast",
+    example="raftdeck export deck --cast film.cast\n"
+    "raftdeck export deck@1 --cast - --size 100x30 --idle-time-limit 2 > film.cast\n"
+    "raftdeck export deck --jsonl frames.jsonl",
 )
 @click.argument("run")
 @click.option("--jsonl", type=click.Path(path_type=Path), metavar="FILE", help="Frames, events.")
 @click.option("--cast", type=click.Path(path_type=Path), metavar="FILE", help="An asciicast (v2).")
-@click.option("--size", default="120x32", metavar="WxH", help="Of the cast. [120x32]")
-def export(run: str, jsonl: Path | None, cast: Path | None, size: str) -> None:
+@click.option("--size", default="120x36", metavar="WxH", help="Of the cast. [120x36]")
+@click.option(
+    "--hz", type=click.FloatRange(0.1, 30), default=5.0, metavar="N",
+    help="Pictures a second in the cast. [5]",
+)  # fmt: skip
+@click.option(
+    "-i", "--idle-time-limit", "idle_s", type=click.FloatRange(0), default=0.0, metavar="S",
+    help="Longest pause that players of the cast show; 0 as long as it was. [0]",
+)  # fmt: skip
+def export(**options: Any) -> None:
     """Write a recording for other programs: JSON lines, or a film for a terminal. `-` is stdout.
+
+    A film shows what the screen showed, with a chapter per event, and ends at 64 MiB.
 
     {run_help}
     """
+    export_run(**options)
+
+
+def export_run(
+    *,
+    run: str,
+    jsonl: Path | None,
+    cast: Path | None,
+    size: str,
+    hz: float,
+    idle_s: float,
+    drawing: Callable[[int, int], Draw] | None = None,
+) -> None:
+    """Do what `export` does; `drawing` makes, for a size, what draws the pictures."""
     if (jsonl is None) == (cast is None):
         raise CommandError(Exit.USAGE, "give one of --jsonl FILE and --cast FILE")
-    from cluster.replay import cast as film
+    from cluster.cast import Film, plain_picture
+    from cluster.cast import cast as filmed
     from cluster.replay import documents
 
+    width, height = _size(size)
+    draw = plain_picture if drawing is None else drawing(width, height)
     with open_recording(run) as recording:
-        frames, events = recording.frames_since(0), recording.events()
+        events = recording.events()
         if jsonl is not None:
-            lines = (json.dumps(found, ensure_ascii=False) for found in documents(frames, events))
-            _write(jsonl, lines)
+            found = documents(recording.frames_since(0), events)
+            _write(jsonl, (json.dumps(document, ensure_ascii=False) for document in found))
         else:
             assert cast is not None
-            _write(cast, film(frames, events, _size(size), title=recording.header.name))
+            film = Film(width, height, recording.header.name, idle_s)
+            _write(cast, filmed(recording.thinned(round(1000 / hz)), events, film, draw))
 
 
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise CommandError(Exit.USAGE, f"--size {text!r}: write it as 120x32")
-    return int(width), int(height)
+    if not (width.isdigit() and height.isdigit()):
+        raise CommandError(Exit.USAGE, f"--size {text!r}: write it as 120x36")
+    found = int(width), int(height)
+    if not 1 <= min(found) <= max(found) <= SIDE_MAX:
+        raise CommandError(Exit.USAGE, f"--size {text}: 1 to {SIDE_MAX:,} columns and rows")
+    return found
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

@@ -246,6 +246,16 @@ class Recording(Closing):
         times = self._index.unix_ms
         return list(times[bisect_right(times, start_ms) : bisect_right(times, end_ms)])
 
+    def thinned(self, step_ms: int) -> Iterator[ClusterFrame]:
+        """Yield frames that are so far apart, those that first show an event, and the last."""
+        times = self._index.unix_ms
+        shown = {bisect_left(times, event.unix_ms) for event in self._events}
+        last = -step_ms
+        for position, unix_ms in enumerate(times):
+            if unix_ms >= last + step_ms or position in shown or position == len(times) - 1:
+                last = unix_ms
+                yield self._frame(position)
+
     def _range(self, begin: int, end: int) -> Iterator[ClusterFrame]:
         for position in range(begin, end):
             yield self._frame(position)

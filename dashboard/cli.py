@@ -15,6 +15,7 @@ def main() -> int:
     own = {
         "status": LazyVerb("dashboard.watch", "status", cli.VERBS["status"].help),
         "demo": LazyVerb("dashboard.demo", "demo", cli.VERBS["demo"].help),
+        "export": LazyVerb("dashboard.export", "export", cli.VERBS["export"].help),
         "dash": LazyVerb(
             "dashboard.command", "dash", "Watch a cluster, and break it, on a screen."
         ),

@@ -138,10 +138,10 @@ class Tour:
 
     def _effect(self, leaderless_ms: float | None) -> str:
         """Say what the writer saw of a step: only it knows what was acknowledged."""
-        acked = f"{self._writer.acked:,} acked so far"
+        acked = f"{self._writer.acked:,} acked"
         if leaderless_ms is None:
             return f"no new write acked in {ACK_TIMEOUT_S:.0f} s · {acked}"
-        return f"next new write acked after {leaderless_ms:.0f} ms · {acked}"
+        return f"next write acked in {leaderless_ms:.0f} ms · {acked}"
 
     def _resolved(self, step: Step) -> str:
         """Turn the two selectors that only the tour knows into node names."""

@@ -69,7 +69,7 @@ def test_the_demo_loses_nothing_and_says_so_in_one_document(tmp_path: Path, desk
     }  # fmt: skip
     told = [event for event in events if event.kind == "mark"]
     assert len(told) == 7, "what each step did to the writes, and the verdict, are in the recording"
-    assert all("next new write acked after" in event.effect for event in told[:6])
+    assert all("next write acked in" in event.effect for event in told[:6])
     assert told[-1].effect.startswith(f"PASS: {document['ops']['acked']:,} acked, 0 lost")
 
 
