@@ -34,7 +34,7 @@ STRETCH: Final = 3
 
 
 class Conductor:
-    """One tour. Its thread works; the screen's thread reads and steers. See `dashboard.desk.Tour`."""
+    """One tour. Its thread works; the screen's thread reads and steers. See `dashboard.tour.Tour`."""
 
     def __init__(self, run_dir: Path, plan: Plan, seconds: float) -> None:
         self.report: Report | None = None

@@ -15,6 +15,7 @@ from dashboard.presenter.view import Deed, Picture, Size, View
 __all__ = [
     "ELECTIONS",
     "FAULTS",
+    "MARKS",
     "cause_of",
     "clock_ms",
     "clock_text",
@@ -26,6 +27,7 @@ __all__ = [
 
 FAULTS: Final = frozenset({"killed", "stopped", "crashed", "frozen", "forced", "cut", "fault"})
 ELECTIONS: Final = frozenset({"leader"})
+MARKS: Final = frozenset({MARK})
 _SIGNS: Final = {
     "killed": ("!", "dead"), "stopped": ("■", "dead"), "crashed": ("!", "bad"),
     "forced": ("!", "bad"), "frozen": ("‖", "paused"), "thawed": ("▸", "text"),
@@ -137,18 +139,40 @@ def filtered(events: Sequence[Event], words: str) -> list[Event]:
 
 
 def event_rows(picture: Picture, view: View, size: Size) -> tuple[Row, ...]:
-    """Return the newest events up to the cursor, in a box of exactly `size`."""
-    inner, room = size.width - 2, size.height - 2
+    """Return the newest events up to the cursor, or those around the chosen one; exactly `size`."""
+    inner, room = size.width - 2, max(0, size.height - 2)
     events = filtered(picture.events, view.filter)
     title: list[Span] = [("EVENTS", "title")]
     if view.filter:
         title.append((f" with {view.filter!r}", "text"))
-    shown = events[-room:] if room > 0 else []
-    rows = [_row(event, picture, inner) for event in shown]
+    if view.chosen is not None:
+        rows, note = _list(events, picture, view, Size(inner, room))
+    else:
+        shown = events[-room:] if room else []
+        rows = [_row(event, picture, inner) for event in shown]
+        note = f"{len(shown)} of {len(events)}"
     if not rows:
         rows = [fit([(" nothing has happened yet", "dim")], inner)]
-    note = f"{len(shown)} of {len(events)}"
     return box(title, rows, size.width, size.height, note)
+
+
+def _list(events: list[Event], picture: Picture, view: View, size: Size) -> tuple[list[Row], str]:
+    """Return the rows around the chosen event; what is after the cursor is dim."""
+    now = len(events)
+    events = [*events, *filtered(picture.later, view.filter)]
+    numbers = [event.sequence for event in events]
+    place = numbers.index(view.chosen) if view.chosen in numbers else max(0, now - 1)
+    first = max(0, min(place - size.height // 2, len(events) - size.height))
+    rows = []
+    for at in range(first, min(len(events), first + size.height)):
+        row = _row(events[at], picture, size.width)
+        if at >= now:
+            row = tuple((text, "dim") for text, _ in row)
+        if at == place:
+            row = tuple((text, f"{style} selected") for text, style in row)
+            row = (("▸", "cursor selected"), (row[0][0][1:], row[0][1]), *row[1:])
+        rows.append(row)
+    return rows, f"{place + 1} of {len(events)} · enter: go there · esc"
 
 
 def _row(event: Event, picture: Picture, inner: int) -> Row:

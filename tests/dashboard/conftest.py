@@ -44,7 +44,10 @@ class FakeHands:
     def mark(self, text):
         self.did.append(("mark", text))
         future: Future = Future()
-        future.set_result(Event(99, 0, "user", "mark", None, text))
+        if self.refusal:
+            future.set_exception(CommandError(Exit.FAILED, self.refusal))
+        else:
+            future.set_result(Event(99, 0, "user", "mark", None, text))
         return future
 
 
