@@ -82,6 +82,7 @@ class Publisher:
         if not self.watched and self._recorder is None:
             return
         self._event_frames_from = time.monotonic() + EVENT_FRAME_S
+        self._observer.recording = self._recorder is not None and self._recorder.works
         frame = self._observer.frame(os.getpid()).slimmed(STREAM_GROUPS_MAX)
         document = frame.encode()
         if self.watched:

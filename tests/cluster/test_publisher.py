@@ -31,6 +31,7 @@ class Tape:
         self.kept = []
         self.full = False
         self.problem = None
+        self.works = True
         self.closed = False
 
     def record(self, document, events):

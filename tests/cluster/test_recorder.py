@@ -1,5 +1,6 @@
 """A recording: what is written is read back, bounded, and survives what happens to it."""
 
+import errno
 import os
 import random
 import re
@@ -175,7 +176,7 @@ def test_the_oldest_goes_and_the_bound_holds(begin, tmp_path, place):
     story = begin(bytes_max=96 << 10)
     for _ in range(40):
         story.tell(20, happens={4})
-        assert sum(path.stat().st_size for path in chunk_paths(place)) <= 98 << 10
+        assert sum(map(cluster.recording._size, chunk_paths(place))) <= 98 << 10
     story.recorder.close()
     with Recording.open(tmp_path) as recording:
         kept = list(recording.frames_since(0))
@@ -336,15 +337,61 @@ def test_a_failing_disk_is_counted_told_once_and_tried_again(
     story = begin()
     story.tell(5, happens={1})
     assert eventually(lambda: story.recorder.failures >= 5)
-    assert "the recording has gaps" in story.recorder.news()
+    assert not story.recorder.works
+    assert "not recorded: File exists: " in story.recorder.news()
     assert story.recorder.news() is None
     place.unlink()
     story.tell(5)
     story.recorder.close()
+    assert story.recorder.works
+    assert story.recorder.news() == "recorded again: 5 frames are missing"
     with Recording.open(tmp_path) as recording:
         kept = list(recording.frames_since(0))
         assert [f.sequence for f in kept] == [f.sequence for f in story.frames[5:]]
         assert recording.events() == tuple(story.events), "an event that had to wait is not lost"
+
+
+def test_a_disk_that_stays_full_costs_nothing_of_what_was_recorded_before(
+    begin, tmp_path, place, monkeypatch
+):
+    monkeypatch.setattr(cluster.recorder, "RETRY_S", 0.0)
+    monkeypatch.setattr(cluster.recorder, "FILES_MAX", 8)
+    story = begin()
+    story.tell(10)
+    story.recorder.close()
+    before = chunk_paths(place)
+
+    def full(self, record):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.recorder._Writer, "_append", full)
+        again = begin(replace(HEADER, run="2-99"))
+        again.tell(60)
+        again.recorder.close()
+    assert again.recorder.failures == 60
+    assert chunk_paths(place) == before
+    with Recording.open(tmp_path) as recording:
+        assert list(recording.frames_since(0)) == story.frames
+
+
+def test_a_disk_that_is_full_now_and_then_is_not_told_of_for_ever(begin, place, monkeypatch):
+    monkeypatch.setattr(cluster.recorder, "RETRY_S", 0.0)
+    real, turn = cluster.recorder._Writer._append, iter(range(10_000))
+
+    def moody(self, record):
+        if next(turn) % 3 == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+        real(self, record)
+
+    monkeypatch.setattr(cluster.recorder._Writer, "_append", moody)
+    story = begin()
+    story.tell(200)
+    story.recorder.close()
+    assert story.recorder.failures > 50
+    told = [words for _ in range(100) if (words := story.recorder.news())]
+    about_the_disk = [words for words in told if "gaps in" not in words]
+    assert len(about_the_disk) == cluster.recorder.NEWS_MAX
 
 
 def test_a_disk_that_keeps_half_a_record_costs_no_other(begin, tmp_path, monkeypatch, eventually):
@@ -371,7 +418,7 @@ def test_a_disk_that_keeps_half_a_record_costs_no_other(begin, tmp_path, monkeyp
     story.recorder.close()
     assert len(whole) == 1
     assert real is os.fdopen
-    assert "No space left" in writer.problem
+    assert "No space left" in story.recorder.news()
     with Recording.open(tmp_path) as recording:
         kept = [frame.sequence for frame in recording.frames_since(0)]
     assert kept == [frame.sequence for frame in story.frames[:3] + story.frames[4:]]
@@ -386,7 +433,7 @@ def test_a_disk_that_hangs_holds_nobody_up(begin, place, monkeypatch):
     taken = [story.recorder.record(frame, ()) for _ in range(100)]
     assert not taken[-1]
     assert story.recorder.dropped > 0
-    assert "the disk does not keep up" in story.recorder.news()
+    assert "the disk is too slow" in story.recorder.news()
     story.recorder.close()
     gate.set()
 
