@@ -119,7 +119,7 @@ class _Writer:
     def __init__(self, directory: Path, header: ChunkHeader, bytes_max: int) -> None:
         self.failures = 0
         self.stopped = False
-        self.news: deque[str] = deque(maxlen=NEWS_MAX)
+        self.news: deque[str] = deque()
         self._news_left = NEWS_MAX
         self._missing = 0
         self._directory = directory

@@ -63,10 +63,10 @@ class Conductor:
         """What is about to happen, and why."""
         with self._changed:
             if self._paused:
-                return f"TOUR PAUSED, the cluster is yours (p: go on)   next: {self._words}"
+                return f"TOUR PAUSED, it is yours (p: on)  next: {self._words}"
             if self._waiting_s is None:
                 return self._words
-            return f"in {math.ceil(self._waiting_s)} s: {self._words}   n now, p pause"
+            return f"in {math.ceil(self._waiting_s)} s: {self._words}"
 
     @property
     def verdict(self) -> Verdict | None:
@@ -142,7 +142,9 @@ class Conductor:
             before = step.share
             run.tour.do(step, run.started, place)
             self._pause_for(SHOWN_S)
-        if not self._await("the end: heal, and read everything back", (1 - before) * self._seconds):
+        if not self._await(
+            "the end: heal, read every put back, compare", (1 - before) * self._seconds
+        ):
             writer.finish(0)
             return
         self._finish(run)

@@ -106,7 +106,7 @@ class Desk:
             epoch_ms=epoch,
             clock_ms=self._clock_ms() if self.view.mode == "live" else time.now_ms,
             deeds=self._deeds.all if self._deeds else (),
-            verdict=self._tour.verdict if self._tour else None,
+            verdict=self._tour.verdict if self._tour and self.view.mode == "live" else None,
             problem=source.problem if self.view.mode == "live" else None,
         )
 

@@ -1,8 +1,8 @@
 """The scripted tour: what is done to the cluster while it is being written to, and the proof.
 
 Times are shares of the run. Each step says what it does and why, does it, proves from process
-truth that it took effect, and measures the leaderless time: from the event to the next
-acknowledged write that was submitted after it.
+truth that it took effect, and measures the leaderless time: from there to the next acknowledged
+write that was submitted after it.
 """
 
 from __future__ import annotations
@@ -59,11 +59,18 @@ def steps_for(nodes: int) -> tuple[Step, ...]:
         )
     steps = [
         Step(0.10, "kill", "leader", "kill -9 of the leader: the others must notice and elect"),
-        Step(0.28, "start", "down", "restart of the dead node: it recovers its log, catches up"),
-        Step(0.38, "pause", "followers", "SIGSTOP of a follower: it is alive and does nothing"),
-        Step(0.52, "resume", "frozen", "SIGCONT: it wakes up with old messages in its inbox"),
-        Step(0.62, "kill", "minority", f"kill -9 of a minority ({minority} of {nodes}) at once"),
-        Step(0.80, "start", "down", "power back: everybody recovers and catches up"),
+        Step(0.28, "start", "down", "restart of the dead node: it reads its log and catches up"),
+        Step(
+            0.38, "pause", "followers", "SIGSTOP of a follower: alive but silent; a quorum goes on"
+        ),
+        Step(0.52, "resume", "frozen", "SIGCONT: it wakes to old messages, and must catch up"),
+        Step(
+            0.62,
+            "kill",
+            "minority",
+            f"kill -9 of {minority} of {nodes} at once: the rest is a quorum",
+        ),
+        Step(0.80, "start", "down", "power back: all read their logs and catch up"),
     ]
     return tuple(steps)
 
@@ -124,17 +131,16 @@ class Tour:
             if step.action == "pause":
                 self._frozen = result.nodes
             names = ",".join(f"n{node}" for node in result.nodes)
-            acked_at = self._writer.wait_for_ack_after(moment, ACK_TIMEOUT_S)
-            leaderless = None if acked_at is None else (acked_at - moment) * 1000
+            done = time.monotonic()  # what was written before may have met the leader that was
+            acked_at = self._writer.wait_for_ack_after(done, ACK_TIMEOUT_S)
+            leaderless = None if acked_at is None else (acked_at - done) * 1000
             proof = self._proof(step.action, result)
             self._cluster.mark(f"{step.action} {names}: measured", self._effect(leaderless))
         self.faults.append(
             Fault(step.action, names, result.nodes, moment - started, proof, leaderless)
         )
-        after = "no write left to show it" if leaderless is None else f"{leaderless:.0f} ms"
-        self._say(
-            f"  {step.action} {names}: {proof or 'NOT PROVED'}; next new write acked: {after}"
-        )
+        after = "no write left to show it" if leaderless is None else f"in {leaderless:.0f} ms"
+        self._say(f"  {step.action} {names}: {proof or 'NOT PROVED'}; next write acked {after}")
 
     def _effect(self, leaderless_ms: float | None) -> str:
         """Say what the writer saw of a step: only it knows what was acknowledged."""

@@ -180,7 +180,7 @@ def _row(event: Event, picture: Picture, inner: int) -> Row:
     effect = effect_of(event, picture.events, picture.history)
     cause = cause_of(event, picture.deeds)
     wide = inner >= 100
-    text_cells = 39 if wide else 34
+    text_cells = 39 if wide else 29
     spans: list[Span] = [
         (f"{clock_text(event.unix_ms, picture.epoch_ms):>9} ", "dim"),
         (f"{sign} ", style),
@@ -189,7 +189,7 @@ def _row(event: Event, picture: Picture, inner: int) -> Row:
     spans.append(
         (clip(text, text_cells).ljust(text_cells), style if event.kind in FAULTS else "text")
     )
-    spans.append((f" {clip(cause, 15):<15}" if wide else f" {clip(cause, 12):<12}", "dim"))
+    spans.append((f" {clip(cause, 15):<15}" if wide else f" {clip(cause, 9):<9}", "dim"))
     if effect:
         spans.append((f" → {effect}", "strong"))
     elif event.kind in FAULTS | ELECTIONS:

@@ -89,6 +89,8 @@ def test_a_supervisor_that_hangs_is_told_by_its_age_and_holds_nobody(cluster, da
     first, second = dashboard(), dashboard("--readonly")
     for screen in (first, second):
         screen.await_text("LEADER")
+    first.press("m")
+    first.await_text("'mark 1' is in the recording")
     os.kill(cluster.supervisor_pid, signal.SIGSTOP)
     for screen in (first, second):
         screen.await_text("STALE")
