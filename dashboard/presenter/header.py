@@ -110,9 +110,8 @@ def _uptime(frame: ClusterFrame) -> str:
 
 def _second(frame: ClusterFrame, picture: Picture, view: View, width: int) -> Row:
     history, now = picture.history, picture.now_ms
-    sample = history.at(now)
-    known = sample is not None and view.group < len(sample.groups)
-    commit = sample.groups[view.group][2] if sample is not None and known else None
+    states = [part.group(view.group) for part in frame.nodes]
+    commit = max((state.commit for state in states if state is not None), default=None)
     rate = history.commit_rate(view.group, now)
     leader = frame.leader(view.group)
     lead = None if leader is None else frame.node(leader)

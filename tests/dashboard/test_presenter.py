@@ -12,6 +12,7 @@ from dashboard.chord import choices_for, chord_view
 from dashboard.keys import keys_on
 from dashboard.presenter.charts import _bands, entries_chart, latency_chart
 from dashboard.presenter.events import cause_of, effect_of, event_rows, filtered
+from dashboard.presenter.header import header_rows
 from dashboard.presenter.history import SAMPLES_MAX, History, Lag, Sample
 from dashboard.presenter.links import link_cell
 from dashboard.presenter.microscope import FrameSight, WalSight
@@ -208,6 +209,17 @@ def test_an_effect_that_nobody_measured_is_a_dash_and_a_measured_one_is_told():
     assert "◆" in text[7]
     assert "→ next new write acked after 121 ms" in text[7]
     assert "→" not in text[8], "a mark promises no effect"
+
+
+def test_the_header_and_the_table_tell_one_commit_index_whatever_the_history_kept():
+    frames = frames_of("healthy", 3)
+    history = History()
+    history.add(frames[100])  # a long look back keeps a frame of each second
+    picture = replace(picture_of(frames), history=history)
+    header = plain(header_rows(picture, view_of("healthy"), Size(120, 2))[1])
+    leading = frames[-1].node(2).group(0)
+    assert leading is not None
+    assert f"{leading.commit:,}" in header
 
 
 def test_numbers_never_lose_digits_silently():
