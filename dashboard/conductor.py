@@ -31,6 +31,9 @@ SHOWN_S: Final = 2.5
 """How long the result of a step stays before the next one is announced."""
 STRETCH: Final = 3
 """The writer goes on at its pace for this many times the tour, so that a pause is no standstill."""
+TRICKLE_S: Final = 0.02
+"""After that it writes 50 a second, for as long as the pauses last: every step has writes to show, and
+an hour adds 180,000 keys."""
 
 
 class Conductor:
@@ -40,7 +43,8 @@ class Conductor:
         self.report: Report | None = None
         self.error: CommandError | None = None
         self._run_dir = run_dir
-        self._plan = replace(plan, rounds=plan.rounds * STRETCH, seconds=plan.seconds * STRETCH)
+        rounds, lasting = plan.rounds * STRETCH, plan.seconds * STRETCH
+        self._plan = replace(plan, rounds=rounds, seconds=lasting, trickle_s=TRICKLE_S)
         self._seconds = seconds
         self._changed = threading.Condition()
         self._stopping = False

@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from cluster.demo.writer import (
     ITEMS_TARGET,
     Acknowledged,
     Plan,
+    Writer,
     plan_rounds,
 )
 from cluster.frames import ClusterFrame, NodeFrame, ProcessState, ProcessTruth
@@ -199,3 +201,27 @@ def test_a_write_that_the_dying_leader_acked_does_not_end_the_leaderless_time() 
 def test_a_caption_fits_a_small_screen(nodes: int) -> None:
     for step in steps_for(nodes):
         assert len(f" in 10 s: step 1/6: {step.caption}") <= 80
+
+
+class Acking:
+    """A client that acknowledges everything at once."""
+
+    def put_nowait(self, key: bytes, value: bytes, timeout_s: float) -> Any:
+        future: Future[None] = Future()
+        future.set_result(None)
+        return future
+
+
+@pytest.mark.parametrize("trickle_s", [0.0, 0.002])
+def test_a_writer_ends_with_its_plan_unless_it_is_to_trickle_on(trickle_s: float) -> None:
+    client: Any = Acking()
+    endless = replace(synthetic(10, 10), overwrites=False)
+    writer = Writer(client, Plan(endless, 1, 0.0, trickle_s))
+    writer.start()
+    assert writer.wait_for_acks(10, 20)
+    began = time.monotonic()
+    assert (writer.wait_for_ack_after(began, 20) is not None) == bool(trickle_s)
+    assert writer.wait_for_acks(15, 20) == bool(trickle_s)
+    assert writer.done == (not trickle_s)
+    assert writer.finish(20)
+    assert writer.done
