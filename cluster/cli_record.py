@@ -1,4 +1,4 @@
-"""`raftdeck replay`, `export`, `runs`: what recordings are good for."""
+"""`raftdeck replay`, `export`, `runs`, `mark`: what recordings are good for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
-from cluster.cli_support import CONTEXT, LazyGroup, json_option, note, print_json, verb
+from cluster.cli_support import (
+    CONTEXT,
+    LazyGroup,
+    cluster_option,
+    json_option,
+    note,
+    print_json,
+    verb,
+)
 from cluster.exits import CommandError, Exit
 
 if TYPE_CHECKING:
@@ -235,6 +243,26 @@ def _opened(path: Path) -> IO[str]:
     if str(path) == "-":
         return os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     return path.open("w", encoding="utf-8")
+
+
+@verb("mark", example='raftdeck mark deploy begins\nraftdeck mark "load doubled" --cluster deck')
+@cluster_option
+@click.argument("words", nargs=-1, required=True)
+@json_option
+def mark(cluster: str | None, words: tuple[str, ...], *, as_json: bool) -> None:
+    """Put words into the events of a running cluster, and so into its recording.
+
+    The dashboard goes from mark to mark with ' and ".
+    """
+    from cluster.local import LocalCluster
+    from node.metrics import plain
+
+    with LocalCluster.attach(cluster) as attached:
+        event = attached.mark(" ".join(words))
+    if as_json:
+        print_json({"schema": "raftdeck.mark/1"} | plain(event))
+    else:
+        click.echo(f"{event.sequence}: {event.text}")
 
 
 @click.group(
