@@ -234,7 +234,7 @@ class Desk:
     def _do_back(self) -> None:
         if self.view.page == "help":
             self._page(self.view.helped)
-        elif self.view.chosen is not None:
+        elif self.view.listing:
             self.view = self._list.left(self.view)
         elif self.view.page == "main" and self.view.filter:
             self.view = replace(self.view, filter="")
@@ -253,7 +253,7 @@ class Desk:
         self._move(-1)
 
     def _move(self, step: int) -> None:
-        if self.view.chosen is not None:
+        if self.view.listing:
             self.view = self._list.moved(self.view, step)
         elif self.view.page == "groups":
             self._select_group(self.view.group + step)
@@ -281,7 +281,7 @@ class Desk:
             self.view = replace(self.view, selected=self.leader)
 
     def _do_open(self) -> None:
-        if self.view.chosen is not None:
+        if self.view.listing:
             self._go_to_chosen()
             return
         self._page("main" if self.view.page == "groups" else "node")
@@ -316,7 +316,7 @@ class Desk:
         self._scroll(10)
 
     def _scroll(self, step: int) -> None:
-        if self.view.chosen is not None:
+        if self.view.listing:
             self.view = self._list.moved(self.view, step)
             return
         step = -step if self.view.page == "wal" else step
@@ -427,7 +427,7 @@ class Desk:
     # ---- the list of events, and marks -------------------------------------------------------
 
     def _do_choose_event(self) -> None:
-        if self.view.chosen is not None:
+        if self.view.listing:
             self.view = self._list.left(self.view)
         elif (opened := self._list.opened(self.view)) is None:
             self.say("there is no event to choose")

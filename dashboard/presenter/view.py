@@ -106,6 +106,11 @@ class View:
     speed: float = 0.0
     """Of a replay; 0 stands still."""
 
+    @property
+    def listing(self) -> bool:
+        """Whether keys choose among events."""
+        return self.page == "main" and self.chosen is not None
+
 
 class Standing(NamedTuple):
     """How one node stands: a shape, a word (capitals are not normal), a style."""

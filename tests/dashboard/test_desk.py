@@ -410,6 +410,17 @@ def test_a_list_that_is_left_leaves_time_and_panes_as_they_were(rig):
     assert "no event to choose" in rig.desk.view.notice
 
 
+def test_other_pages_have_their_own_keys_while_an_event_is_chosen(rig):
+    rig.press("v", "?", "j")
+    assert (rig.desk.view.scroll, rig.desk.view.chosen) == (1, 6)
+    rig.press("escape", "t", "enter")
+    assert (rig.desk.view.page, rig.desk.view.mode) == ("main", "live")
+    rig.press("o", "escape")
+    assert (rig.desk.view.page, rig.desk.view.chosen) == ("main", 6)
+    rig.press("escape")
+    assert rig.desk.view.chosen is None
+
+
 def test_only_what_passes_the_filter_is_chosen(rig):
     rig.press("/", *"leader", "enter", "v")
     assert rig.desk.view.chosen == 4
