@@ -140,7 +140,8 @@ class Tour:
             Fault(step.action, names, result.nodes, moment - started, proof, leaderless)
         )
         after = "no write left to show it" if leaderless is None else f"in {leaderless:.0f} ms"
-        self._say(f"  {step.action} {names}: {proof or 'NOT PROVED'}; next write acked {after}")
+        seen = f"{names} {_STATES[step.action].value}, says the kernel"
+        self._say(f"  {seen if proof else f'{names}: NOT PROVED'}; next write acked {after}")
 
     def _effect(self, leaderless_ms: float | None) -> str:
         """Say what the writer saw of a step: only it knows what was acknowledged."""

@@ -14,7 +14,7 @@ from dashboard.desk import Desk
 from dashboard.keys import KEYS, keys_on
 from dashboard.presenter.screen import compose
 from dashboard.presenter.text import plain
-from dashboard.presenter.view import PAGES, Size
+from dashboard.presenter.view import PAGES, Size, Verdict
 from tests.dashboard.scenes import START_MS
 
 MIDDLE = Size(120, 36)
@@ -324,7 +324,7 @@ def test_a_notice_goes_by_itself(rig):
 
 class FakeTour:
     caption = "in 3 s: step 1/6: kill -9 of the leader"
-    verdict = None
+    verdict: Verdict | None = None
 
     def __init__(self):
         self.calls = []
@@ -346,6 +346,17 @@ def test_a_tour_is_hastened_paused_and_taken_over(make_rig):
     rig.press("n", "p", "x", "k")
     assert tour.calls == ["next", "pause", "mine"]
     assert rig.hands.did == [("kill", "n2")]
+
+
+def test_what_the_writer_found_so_far_is_not_shown_in_the_past(make_rig):
+    tour = FakeTour()
+    tour.verdict = Verdict("22,257 puts acked")
+    rig = make_rig(tour=tour)
+    assert rig.desk.picture.verdict == tour.verdict
+    rig.press("left_curly_bracket")
+    assert rig.desk.picture.verdict is None
+    rig.press("G")
+    assert rig.desk.picture.verdict == tour.verdict
 
 
 def test_without_a_leader_l_says_so(make_rig):
