@@ -86,6 +86,25 @@ def test_a_full_disk_stops_the_recording_and_nothing_else(cluster, dashboard):
 
 
 @pytest.mark.timeout(150)
+def test_who_is_called_afterwards_goes_back_to_what_happened(cluster, dashboard):
+    old = cluster.kill("leader").nodes[0]
+    cluster.wait_for(lambda frame: frame.leader() not in (None, old), 20)
+    cluster.start(f"n{old}")
+    cluster.wait_for(lambda frame: len(frame.caught_up()) == 3, 20)
+    screen = dashboard()
+    screen.await_text("3 up")
+    deadline = time.monotonic() + 30
+    while "FROZEN" not in screen.text:
+        assert time.monotonic() < deadline, screen.text[-2000:]
+        screen.press("F")  # until the recording was looked through
+        screen.pump(0.3)
+    screen.await_text("1 dead")
+    screen.await_text(rf"n{old} killed .*SIGKILL")
+    screen.press("G")
+    leave(screen)
+
+
+@pytest.mark.timeout(150)
 def test_a_supervisor_that_hangs_is_told_by_its_age_and_holds_nobody(cluster, dashboard):
     first, second = dashboard(), dashboard("--readonly")
     for screen in (first, second):
