@@ -6,6 +6,7 @@ Scenarios, actions, demo and dashboard are written against `Cluster` and know no
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
@@ -74,6 +75,12 @@ class Cluster(Protocol):
 
     def resume(self, selector: str, seed: int | None = None) -> ActionResult:
         """SIGCONT."""
+
+    def as_step(self, step: str) -> AbstractContextManager[None]:
+        """Name a scenario's step as the cause of the verbs and marks of a `with` block."""
+
+    def mark(self, text: str, effect: str = "") -> Event:
+        """Put words into the events, and so into the recording; `effect` is what was measured."""
 
     def client(self) -> Any:
         """Return a new client of this cluster (`cluster.client.Client`); the caller closes it."""

@@ -29,6 +29,7 @@ VERBS: Final[dict[str, LazyVerb]] = {
     "logs": LazyVerb("cluster.cli_logs", "logs", "Show what nodes wrote."),
     "replay": LazyVerb("cluster.cli_record", "replay", "Tell what a recorded cluster did."),
     "export": LazyVerb("cluster.cli_record", "export", "Write a recording as JSON or a film."),
+    "mark": LazyVerb("cluster.cli_record", "mark", "Put words into a cluster's recording."),
     "runs": LazyVerb("cluster.cli_record", "runs", "List, show and prune recordings."),
     "wal": LazyVerb("wal.inspect", "wal_commands", "Look into a node's log on disk."),
     "doctor": LazyVerb("cluster.cli_doctor", "doctor", "Say whether this machine is fit."),

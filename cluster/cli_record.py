@@ -1,4 +1,4 @@
-"""`raftdeck replay`, `export`, `runs`: what recordings are good for."""
+"""`raftdeck replay`, `export`, `runs`, `mark`: what recordings are good for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from inspect import cleandoc
 from pathlib import Path
@@ -14,17 +14,35 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
-from cluster.cli_support import CONTEXT, LazyGroup, json_option, note, print_json, verb
+from cluster.cli_support import (
+    CONTEXT,
+    LazyGroup,
+    cluster_option,
+    json_option,
+    note,
+    print_json,
+    verb,
+)
 from cluster.exits import CommandError, Exit
 
 if TYPE_CHECKING:
+    from cluster.cast import Draw
     from cluster.recording import Recording, RunSummary
 
-__all__ = ["export", "replay", "runs"]
+__all__ = [
+    "export",
+    "export_run",
+    "find_place",
+    "known_clusters",
+    "open_recording",
+    "replay",
+    "runs",
+]
 
 PAUSE_S_MAX: Final = 2.0
 """Longest wait between two lines of a replay: hours in which nothing happened are not waited for."""
-CAST_SIZE: Final = (120, 32)
+SIDE_MAX: Final = 1_000
+"""Cells of a film: more is a slip of the finger."""
 
 _RUN_HELP = """RUN is the name of a cluster, its data directory, or one file of a recording; NAME@2 is
     the second of its runs that are kept, without @ the newest."""
@@ -36,21 +54,22 @@ Marks: ^ leads  o follows  v candidate  , pre-vote  = frozen  x down  r starts  
 def find_place(run: str) -> tuple[Path, int | None]:
     """Resolve RUN: where its recording is, and which life is meant (None: the newest)."""
     from cluster.paths import default_data_dir
-    from cluster.spec import SPEC_FILE
 
     name, at, number = run.rpartition("@")
     if not at or not number.isdigit():
         name, number = run, ""
     chosen = int(number) if number else None
     path = Path(name).expanduser()
-    if os.sep in name or name.endswith(".rec") or (path / SPEC_FILE).is_file():
+    clusters = known_clusters()
+    named = any(known == name for known, _ in clusters)
+    if os.sep in name or name.endswith(".rec") or (path.is_dir() and not named):
         if not path.exists():
             raise CommandError(Exit.UNKNOWN, f"{path}: no such file or directory")
         return path.absolute(), chosen
-    for known, data_dir in known_clusters():
+    for known, data_dir in clusters:
         if known == name:
             return data_dir, chosen
-    known_names = ", ".join(sorted(known for known, _ in known_clusters())) or "none"
+    known_names = ", ".join(sorted(known for known, _ in clusters)) or "none"
     raise CommandError(
         Exit.UNKNOWN,
         f"no recording of {name!r} at {default_data_dir(name)}; known: {known_names};"
@@ -70,10 +89,14 @@ def known_clusters() -> list[tuple[str, Path]]:
     return sorted(found.items())
 
 
-def _open(run: str) -> Recording:
+def open_recording(run: str) -> Recording:
+    """Open what RUN names; what of it cannot be read is told on stderr."""
     from cluster.recording import Recording
 
-    return Recording.open(*find_place(run))
+    recording = Recording.open(*find_place(run))
+    for words in recording.damage:
+        note(words)
+    return recording
 
 
 @verb(
@@ -96,7 +119,7 @@ def replay(run: str, plain: bool, speed: float, group: int, as_json: bool) -> No
     del plain  # there is nothing else yet
     from cluster.replay import narrate
 
-    with _open(run) as recording:
+    with open_recording(run) as recording:
         events = recording.events()
         if as_json:
             _print_summary(recording)
@@ -138,37 +161,70 @@ def _paced(lines: Iterable[tuple[int, str]], speed: float) -> Iterator[str]:
 
 @verb(
     "export",
-    example="raftdeck export deck --jsonl frames.jsonl\nraftdeck export deck --cast film.cast",
+    example="raftdeck export deck --cast film.cast\n"
+    "raftdeck export deck@1 --cast - --size 100x30 --idle-time-limit 2 > film.cast\n"
+    "raftdeck export deck --jsonl frames.jsonl",
 )
 @click.argument("run")
 @click.option("--jsonl", type=click.Path(path_type=Path), metavar="FILE", help="Frames, events.")
 @click.option("--cast", type=click.Path(path_type=Path), metavar="FILE", help="An asciicast (v2).")
-@click.option("--size", default="120x32", metavar="WxH", help="Of the cast. [120x32]")
-def export(run: str, jsonl: Path | None, cast: Path | None, size: str) -> None:
+@click.option("--size", default="120x36", metavar="WxH", help="Of the cast. [120x36]")
+@click.option(
+    "--hz", type=click.FloatRange(0.1, 30), default=5.0, metavar="N",
+    help="Pictures a second in the cast. [5]",
+)  # fmt: skip
+@click.option(
+    "-i", "--idle-time-limit", "idle_s", type=click.FloatRange(0), default=0.0, metavar="S",
+    help="Longest pause that players of the cast show; 0 as long as it was. [0]",
+)  # fmt: skip
+def export(**options: Any) -> None:
     """Write a recording for other programs: JSON lines, or a film for a terminal. `-` is stdout.
+
+    A film shows what the screen showed, with a chapter per event, and ends at 64 MiB.
 
     {run_help}
     """
+    export_run(**options)
+
+
+def export_run(
+    *,
+    run: str,
+    jsonl: Path | None,
+    cast: Path | None,
+    size: str,
+    hz: float,
+    idle_s: float,
+    drawing: Callable[[int, int], Draw] | None = None,
+) -> None:
+    """Do what `export` does; `drawing` makes, for a size, what draws the pictures."""
     if (jsonl is None) == (cast is None):
         raise CommandError(Exit.USAGE, "give one of --jsonl FILE and --cast FILE")
-    from cluster.replay import cast as film
+    from cluster.cast import Film, plain_picture
+    from cluster.cast import cast as filmed
     from cluster.replay import documents
 
-    with _open(run) as recording:
-        frames, events = recording.frames_since(0), recording.events()
+    width, height = _size(size)
+    draw = plain_picture if drawing is None else drawing(width, height)
+    with open_recording(run) as recording:
+        events = recording.events()
         if jsonl is not None:
-            lines = (json.dumps(found, ensure_ascii=False) for found in documents(frames, events))
-            _write(jsonl, lines)
+            found = documents(recording.frames_since(0), events)
+            _write(jsonl, (json.dumps(document, ensure_ascii=False) for document in found))
         else:
             assert cast is not None
-            _write(cast, film(frames, events, _size(size), title=recording.header.name))
+            film = Film(width, height, recording.header.name, idle_s)
+            _write(cast, filmed(recording.thinned(round(1000 / hz)), events, film, draw))
 
 
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise CommandError(Exit.USAGE, f"--size {text!r}: write it as 120x32")
-    return int(width), int(height)
+    if not (width.isdigit() and height.isdigit()):
+        raise CommandError(Exit.USAGE, f"--size {text!r}: write it as 120x36")
+    found = int(width), int(height)
+    if not 1 <= min(found) <= max(found) <= SIDE_MAX:
+        raise CommandError(Exit.USAGE, f"--size {text}: 1 to {SIDE_MAX:,} columns and rows")
+    return found
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:
@@ -187,6 +243,26 @@ def _opened(path: Path) -> IO[str]:
     if str(path) == "-":
         return os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     return path.open("w", encoding="utf-8")
+
+
+@verb("mark", example='raftdeck mark deploy begins\nraftdeck mark "load doubled" --cluster deck')
+@cluster_option
+@click.argument("words", nargs=-1, required=True)
+@json_option
+def mark(cluster: str | None, words: tuple[str, ...], *, as_json: bool) -> None:
+    """Put words into the events of a running cluster, and so into its recording.
+
+    The dashboard goes from mark to mark with ' and ".
+    """
+    from cluster.local import LocalCluster
+    from node.metrics import plain
+
+    with LocalCluster.attach(cluster) as attached:
+        event = attached.mark(" ".join(words))
+    if as_json:
+        print_json({"schema": "raftdeck.mark/1"} | plain(event))
+    else:
+        click.echo(f"{event.sequence}: {event.text}")
 
 
 @click.group(
@@ -251,7 +327,7 @@ def show(run: str, as_json: bool) -> None:
     """Say what a run holds: its span, its frames, and how many events of each kind."""
     from collections import Counter
 
-    with _open(run) as recording:
+    with open_recording(run) as recording:
         span, events = recording.span(), recording.events()
         kinds = dict(sorted(Counter(event.kind for event in events).items()))
         document = {

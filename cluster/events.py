@@ -10,7 +10,10 @@ from typing import Final
 
 from cluster.frames import Cause, Event
 
-__all__ = ["EventLog"]
+__all__ = ["MARK", "EventLog"]
+
+MARK: Final = "mark"
+"""Kind of the events that are put in by hand, or by a scenario that has measured something."""
 
 EVENTS_KEPT_MAX: Final = 2_000
 """An hour of chaos at one event every two seconds; about 300 bytes each."""
@@ -50,17 +53,23 @@ class EventLog:
         node: int | None = None,
         effect: str = "",
         group: int | None = None,
+        step: str = "",
     ) -> Event:
-        """Record an event that happens now."""
+        """Record an event that happens now; `step` names a scenario's step that brought it about."""
         self._sequence += 1
         unix_ms = time.time_ns() // 1_000_000
-        step = self._steps.get(node, "") if cause == "user" and node is not None else ""
+        if cause == "user" and node is not None:
+            step = step or self._steps.get(node, "")
         event = Event(
             self._sequence, unix_ms, cause, kind, node, text[:TEXT_MAX],
             effect=effect[:TEXT_MAX], step=step, group=group,
         )  # fmt: skip
         self._events.append(event)
         return event
+
+    def mark(self, text: str, effect: str, step: str) -> Event:
+        """Record a person's (or a scenario's) own words, to be found again later."""
+        return self.add(MARK, text, cause="user", effect=effect, step=step)
 
     def since(self, sequence: int, limit: int = EVENTS_KEPT_MAX) -> tuple[Event, ...]:
         """Return the events after a number, oldest first, at most the newest `limit`."""

@@ -153,6 +153,8 @@ class ClusterFrame:
     groups: int
     nodes: tuple[NodeFrame, ...]
     events: tuple[Event, ...] = ()
+    recording: bool | None = None
+    """Whether the supervisor writes its frames down; None if it did not say."""
 
     def node(self, node: int) -> NodeFrame:
         """Return one node's part; KeyError if there is no such node."""

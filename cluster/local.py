@@ -238,12 +238,17 @@ class LocalCluster:
 
     @contextlib.contextmanager
     def as_step(self, step: str) -> Iterator[None]:
-        """Name a scenario's step as the cause of the verbs of a `with` block."""
+        """Name a scenario's step as the cause of the verbs and marks of a `with` block."""
         before, self._step = self._step, step
         try:
             yield
         finally:
             self._step = before
+
+    def mark(self, text: str, effect: str = "") -> Event:
+        """Put words into the events; see `cluster.api.Cluster`."""
+        args = {"text": text, "effect": effect, "step": self._step}
+        return Event(**self._control.request("mark", args))
 
     def _act(self, action: str, selector: str, seed: int | None) -> ActionResult:
         args: dict[str, Any] = {"action": action, "selector": selector}

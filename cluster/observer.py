@@ -55,6 +55,7 @@ class Observer:
         self._states = {node: process.state for node, process in processes.items()}
         self._vacancies = Vacancies()
         self._sequence = 0
+        self.recording: bool | None = None
 
     def poll(self) -> None:
         """Look at every process, and ask every node that has no request outstanding."""
@@ -200,6 +201,7 @@ class Observer:
             groups=self._spec.groups,
             nodes=tuple(self._node(node, now) for node in sorted(self._processes)),
             events=self._events.since(0, EVENTS_MAX),
+            recording=self.recording,
         )
 
     def _node(self, node: int, now: float) -> NodeFrame:

@@ -81,7 +81,7 @@ class Publisher:
         """Make the frame of this moment, if anybody wants one."""
         if not self.watched and self._recorder is None:
             return
-        self._event_frames_from = time.monotonic() + EVENT_FRAME_S
+        self._observer.recording = self._recorder is not None and self._recorder.works
         frame = self._observer.frame(os.getpid()).slimmed(STREAM_GROUPS_MAX)
         document = frame.encode()
         if self.watched:
@@ -99,6 +99,7 @@ class Publisher:
         """Make a frame if something has happened since the last one."""
         happened = self._recorder is not None and self._events.sequence > self._recorded_to
         if happened and time.monotonic() >= self._event_frames_from:
+            self._event_frames_from = time.monotonic() + EVENT_FRAME_S
             self.publish()
 
     def close(self) -> None:

@@ -53,6 +53,7 @@ FULL_EVERY: Final = 50
 QUEUE_MAX: Final = 64
 """Frames that wait for a slow disk, 6 s of watching; later ones are dropped and counted."""
 RETRY_S: Final = 10.0
+NEWS_MAX: Final = 20
 CLOSE_S: Final = 2.0
 """How long the last frames may take to be written when the cluster goes down."""
 
@@ -72,6 +73,11 @@ class Recorder:
         self._thread.start()
 
     @property
+    def works(self) -> bool:
+        """Whether what is handed over is written."""
+        return not self._writer.stopped
+
+    @property
     def failures(self) -> int:
         """How often the disk refused something."""
         return self._writer.failures
@@ -89,12 +95,11 @@ class Recorder:
         return True
 
     def news(self) -> str | None:
-        """Return, once, why the recording has gaps; None if it has none or it was told."""
-        if self._told or not (self._writer.problem or self.dropped):
-            return None
-        self._told = True
-        why = self._writer.problem or "the disk does not keep up"
-        return f"the recording has gaps: {why}; the cluster goes on without"
+        """Return, once each, that the recording has stopped, goes on, or has gaps; None if nothing."""
+        if self.dropped and not self._told:
+            self._told = True
+            return "gaps in the recording: the disk is too slow; the cluster goes on"
+        return self._writer.news.popleft() if self._writer.news else None
 
     def close(self) -> None:
         """Write what waits, unless the disk hangs, and end."""
@@ -113,13 +118,19 @@ class _Writer:
 
     def __init__(self, directory: Path, header: ChunkHeader, bytes_max: int) -> None:
         self.failures = 0
-        self.problem = ""
+        self.stopped = False
+        self.news: deque[str] = deque()
+        self._news_left = NEWS_MAX
+        self._missing = 0
         self._directory = directory
         self._header = header
         self._bytes_max = bytes_max
         self._chunk_bytes = max(CHUNK_BYTES_MIN, bytes_max // CHUNKS)
         self._file: BinaryIO | None = None
+        self._path: Path | None = None
         self._size = 0
+        self._frames = 0
+        """Whole ones in the file."""
         self._full: dict[str, Any] = {}
         self._since_full = 0
         self._events: deque[Event] = deque(maxlen=EVENTS_MAX)
@@ -129,6 +140,7 @@ class _Writer:
         """Write a frame and the events before it; a failure is counted and tried again later."""
         self._events += events
         if self._file is None and time.monotonic() < self._retry_at:
+            self._missing += 1
             return
         try:
             if self._file is None or self._size >= self._chunk_bytes:
@@ -139,11 +151,34 @@ class _Writer:
                 newest = events[-1]
                 self._append(encode_record(EVENTS, newest.unix_ms, newest.sequence, told))
             self._append(self._encoded(frame))
+            self._frames += 1
         except OSError as error:
             self.failures += 1
-            self.problem = f"{error.filename or self._directory}: {error.strerror}"
+            self._missing += 1
             self._retry_at = time.monotonic() + RETRY_S
             self.close()  # what may stand half-written at its end is cut by whoever reads it
+            self._remove_empty()
+            if not self.stopped:
+                why = f"{error.strerror}: {error.filename or self._directory}"
+                self._tell(f"not recorded: {why}; the cluster goes on")
+            self.stopped = True
+        else:
+            if self.stopped:
+                self._tell(f"recorded again: {self._missing:,} frames are missing")
+            self.stopped, self._missing = False, 0
+
+    def _tell(self, words: str) -> None:
+        """Leave news; of a disk that is full now and then not for ever."""
+        if self._news_left:
+            self._news_left -= 1
+            self.news.append(words)
+
+    def _remove_empty(self) -> None:
+        """Remove a file without a frame: for too many of them, the oldest files would have to go."""
+        if self._path is not None and not self._frames:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+        self._path = None
 
     def close(self) -> None:
         """Close the file."""
@@ -188,6 +223,6 @@ class _Writer:
         path = self._directory / f"{number:08d}.rec"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._file = os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0)
-        self._size = 0
+        self._path, self._size, self._frames = path, 0, 0
         self._full = {}
         self._append(encode_header(self._header))

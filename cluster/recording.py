@@ -98,16 +98,33 @@ class RunSummary:
 
 
 def list_recordings(place: Path) -> list[RunSummary]:
-    """Return the lives recorded in a data directory, a recording directory or one file."""
+    """Return the lives recorded in a data directory, a recording directory or one file.
+
+    A file that is no recording is passed over; `CommandError` if there is nothing else.
+    """
+    runs, foreign = _survey(place)
+    if foreign and not runs:
+        raise foreign[0]
+    return runs
+
+
+def _survey(place: Path) -> tuple[list[RunSummary], list[CommandError]]:
+    """Return the lives recorded somewhere, and what is wrong with the files of none."""
     found: dict[str, tuple[ChunkHeader, list[Path]]] = {}
+    foreign: list[CommandError] = []
     for path in _paths_at(place):
-        header = _header_of(path)
+        try:
+            header = _header_of(path)
+        except CommandError as error:
+            foreign.append(error)
+            continue
         if header is not None:
             found.setdefault(header.run, (header, []))[1].append(path)
-    return [
+    runs = [
         RunSummary(number, header, tuple(paths), sum(map(_size, paths)))
         for number, (header, paths) in enumerate(found.values(), 1)
     ]
+    return runs, foreign
 
 
 def _paths_at(place: Path) -> list[Path]:
@@ -135,11 +152,13 @@ def _header_of(path: Path) -> ChunkHeader | None:
 
 
 class Recording(Closing):
-    """Frames and events of one life; satisfies `cluster.feed.FrameSource`. One thread."""
+    """Frames and events of one life; read by `dashboard.replay` and `.past`. One thread."""
 
     def __init__(self, place: Path, number: int | None = None) -> None:
         """Open the files, and look into none of them yet; see `open`."""
-        runs = list_recordings(place)
+        runs, foreign = _survey(place)
+        if foreign and not runs:
+            raise foreign[0]
         chosen = [run for run in runs if number in (None, run.number)][-1:]
         if not chosen:
             which = f"no run {number}; there are {len(runs)}" if runs else "nothing is recorded"
@@ -147,6 +166,7 @@ class Recording(Closing):
         self.header = chosen[0].header
         self.number = chosen[0].number
         self._place = place
+        self._foreign = [str(error) for error in foreign]
         self._chunks: list[_Chunk] = []
         self._looking = 0
         self._index = _Index()
@@ -160,10 +180,17 @@ class Recording(Closing):
     def open(cls, place: Path, number: int | None = None) -> Self:
         """Open a data directory, recording directory or file; the newest life, or that `number`.
 
-        `CommandError`: nothing recorded there (unknown), or a newer schema (unfit).
+        `CommandError`: nothing recorded there, or no whole frame (unknown); no recording (usage), or
+        one of a newer schema (unfit).
         """
         recording = cls(place, number)
         recording.refresh()
+        if not len(recording):
+            why = "; ".join(("", *recording.damage))
+            recording.close()
+            raise CommandError(
+                Exit.UNKNOWN, f"{place}: run {recording.number} holds no whole frame{why}"
+            )
         return recording
 
     def close(self) -> None:
@@ -171,6 +198,19 @@ class Recording(Closing):
         for chunk in self._chunks:
             os.close(chunk.descriptor)
         self._chunks.clear()
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        """What there is and cannot be read, in words; the end of a file that is being written, too."""
+        found = list(self._foreign)
+        for chunk in self._chunks:
+            left = os.fstat(chunk.descriptor).st_size - chunk.read_to
+            if left > 0:
+                found.append(
+                    f"{chunk.path}: the record at byte {chunk.read_to:,} is cut or damaged;"
+                    f" {left:,} bytes are not read"
+                )
+        return tuple(found)
 
     # --- frames -----------------------------------------------------------------------
 
@@ -201,6 +241,21 @@ class Recording(Closing):
         times = self._index.unix_ms
         return self._range(bisect_left(times, start_ms), bisect_right(times, end_ms))
 
+    def moments(self, start_ms: int, end_ms: int) -> list[int]:
+        """Return the times of the frames after one moment up to another; none is unpacked."""
+        times = self._index.unix_ms
+        return list(times[bisect_right(times, start_ms) : bisect_right(times, end_ms)])
+
+    def thinned(self, step_ms: int) -> Iterator[ClusterFrame]:
+        """Yield frames that are so far apart, those that first show an event, and the last."""
+        times = self._index.unix_ms
+        shown = {bisect_left(times, event.unix_ms) for event in self._events}
+        last = -step_ms
+        for position, unix_ms in enumerate(times):
+            if unix_ms >= last + step_ms or position in shown or position == len(times) - 1:
+                last = unix_ms
+                yield self._frame(position)
+
     def _range(self, begin: int, end: int) -> Iterator[ClusterFrame]:
         for position in range(begin, end):
             yield self._frame(position)
@@ -210,20 +265,6 @@ class Recording(Closing):
     def events(self) -> tuple[Event, ...]:
         """Return the events, oldest first; of very many, the newest."""
         return tuple(self._events)
-
-    def events_since(self, sequence: int) -> tuple[Event, ...]:
-        """Return the events after a number, oldest first."""
-        return tuple(event for event in self._events if event.sequence > sequence)
-
-    def next_event(self, kind: str | None, after: int) -> Event | None:
-        """Return the first event of a kind (None: any) later than a time (unix ms)."""
-        found = (event for event in self._events if event.unix_ms > after)
-        return next((event for event in found if kind in (None, event.kind)), None)
-
-    def previous_event(self, kind: str | None, before: int) -> Event | None:
-        """Return the last event of a kind (None: any) earlier than a time (unix ms)."""
-        found = (event for event in reversed(self._events) if event.unix_ms < before)
-        return next((event for event in found if kind in (None, event.kind)), None)
 
     # --- reading ----------------------------------------------------------------------
 
@@ -253,7 +294,10 @@ class Recording(Closing):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return  # the recorder has just made room
-        found = decode_header(os.pread(descriptor, HEADER_BYTES_MAX, 0), str(path))
+        try:
+            found = decode_header(os.pread(descriptor, HEADER_BYTES_MAX, 0), str(path))
+        except CommandError:
+            found = None  # told of when it was surveyed
         if found is None or found[0].run != self.header.run:
             os.close(descriptor)
             return

@@ -1,4 +1,4 @@
-"""A recording as text: a line per event or change, and the same as a film for a terminal.
+"""A recording as text: a line per event or change.
 
 The columns of a line are those of TigerBeetle's simulator: what moved is read from where the mark
 stands. The column of a mark is its node:
@@ -12,32 +12,21 @@ and has not answered, `?` silent. Time is counted from the first frame. Pure.
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from cluster.frames import ClusterFrame, Event, NodeFrame, ProcessState
-from cluster.tables import UNKNOWN, headline, status_table
+from cluster.tables import UNKNOWN
 from node.metrics import plain
 
 __all__ = [
-    "CAST_ROWS_MAX",
-    "Draw",
-    "cast",
     "documents",
     "event_line",
     "marks",
     "narrate",
-    "plain_picture",
     "words",
 ]
 
-Draw = Callable[[ClusterFrame], str]
-"""Makes the picture of a frame: lines of plain text, or of text with terminal colours."""
-
-CAST_ROWS_MAX: Final = 200
-EVENTS_SHOWN: Final = 8
 EXPORT_SCHEMA: Final = "raftdeck.export/1"
 
 _ROLES: Final = {"leader": "^", "follower": "o", "candidate": "v", "pre_candidate": ","}
@@ -119,49 +108,3 @@ def documents(frames: Iterable[ClusterFrame], events: Iterable[Event]) -> Iterat
         yield {"schema": EXPORT_SCHEMA, "type": "frame", "frame": bare}
     for late in [] if event is None else [event, *waiting]:
         yield {"schema": EXPORT_SCHEMA, "type": "event"} | plain(late)
-
-
-def plain_picture(frame: ClusterFrame) -> str:
-    """Return the picture that is drawn unless another function is given."""
-    lines = [f"{_clock(event.unix_ms)}  {words(event)}" for event in frame.events[-EVENTS_SHOWN:]]
-    return "\n".join([headline(frame), "", status_table(frame), "", *lines])
-
-
-def _clock(unix_ms: int) -> str:
-    """Return the time of day (UTC)."""
-    return f"{time.strftime('%H:%M:%S', time.gmtime(unix_ms // 1000))}.{unix_ms % 1000:03}"
-
-
-def cast(
-    frames: Iterable[ClusterFrame],
-    events: Iterable[Event],
-    size: tuple[int, int],
-    *,
-    draw: Draw = plain_picture,
-    title: str = "",
-) -> Iterator[str]:
-    """Yield the lines of an asciicast (version 2) of `size` columns and rows, a marker per event."""
-    width, height = size
-    waiting = iter(events)
-    event = next(waiting, None)
-    begin, before = -1, ""
-    for frame in frames:
-        if begin < 0:
-            begin = frame.unix_ms
-            head = {"version": 2, "width": width, "height": height, "timestamp": begin // 1000}
-            yield json.dumps(head | ({"title": title} if title else {}), ensure_ascii=False)
-        at = (frame.unix_ms - begin) / 1000
-        while event is not None and event.unix_ms <= frame.unix_ms:
-            moment = min(at, max(0.0, (event.unix_ms - begin) / 1000))
-            yield json.dumps([round(moment, 3), "m", event.text], ensure_ascii=False)
-            event = next(waiting, None)
-        picture = _cut(draw(frame), width, height)
-        if picture != before:
-            yield json.dumps([round(at, 3), "o", "\x1b[H\x1b[2J" + picture], ensure_ascii=False)
-            before = picture
-
-
-def _cut(picture: str, width: int, height: int) -> str:
-    """Return what fits; a line with escape sequences is left as it is."""
-    lines = picture.splitlines()[:height]
-    return "\r\n".join(line if "\x1b" in line else line[:width] for line in lines)

@@ -14,7 +14,7 @@ whoever started it. Two locks say that it lives: one in the run directory (the n
 one in the data directory (the data is in use).
 
 Control (ROUTER, the layouts of `node/admin`): `hello`, `spec`, `frame {fresh}`, `events {since}`,
-`act {action, selector, seed, step}`, `down`. A refused request's payload is `{exit, text}`. What
+`act {action, selector, seed, step}`, `mark {text, effect, step}`, `down`. A refused request's payload is `{exit, text}`. What
 arrives is counted (`hello` tells): each frame is `malformed`, `refused` or served. Frames (XPUB,
 `cluster.publisher`): 10 a second while somebody subscribes.
 """
@@ -307,6 +307,9 @@ class Supervisor:
             case "events":
                 since = _integer(args, "since", 0)
                 payload = [plain(event) for event in self._events.since(since or 0)]
+            case "mark":
+                effect = _text({"effect": "", **args}, "effect")
+                payload = plain(self._events.mark(_text(args, "text"), effect, _step(args)))
             case "frame" if not args.get("fresh"):
                 payload = self._observer.frame(os.getpid()).encode()
             case "frame":

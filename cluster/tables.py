@@ -56,7 +56,7 @@ def headline(frame: ClusterFrame, group: int = 0) -> str:
     term = f" in term {state.term}" if state else ""
     return (
         f"cluster {frame.name}: {len(frame.healthy(group))} of {len(frame.nodes)} nodes healthy,"
-        f" {who}{term}"
+        f" {who}{term}{'; NOT RECORDED' if frame.recording is False else ''}"
     )
 
 

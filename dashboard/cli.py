@@ -16,6 +16,7 @@ def main() -> int:
         "status": LazyVerb("dashboard.watch", "status", cli.VERBS["status"].help),
         "demo": LazyVerb("dashboard.demo", "demo", cli.VERBS["demo"].help),
         "sim": LazyVerb("dashboard.simulated", "sim", cli.VERBS["sim"].help),
+        "export": LazyVerb("dashboard.export", "export", cli.VERBS["export"].help),
         "dash": LazyVerb(
             "dashboard.command", "dash", "Watch a cluster, and break it, on a screen."
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import time
@@ -27,13 +26,14 @@ TICKS_FAR: Final = 4
 @verb(
     "dash",
     example="raftdeck dash\nraftdeck dash --cluster t --readonly\nraftdeck dash --ascii --light\n"
-    "raftdeck dash --replay ./data",
+    "raftdeck dash --replay deck@1",
 )
 @click.argument("name", required=False, metavar="[CLUSTER]")
 @cluster_option
 @click.option(
-    "--replay", type=click.Path(path_type=Path, exists=True), metavar="RUN",
-    help="Open a recording (a data directory, or a file of one) instead of a running cluster.",
+    "--replay", metavar="RUN",
+    help="Open a recording instead of a running cluster: a cluster's name, NAME@2 for the second of"
+    " its runs, a data directory, or one file.",
 )  # fmt: skip
 @click.option("--readonly", is_flag=True, help="Look only: no key acts on the cluster.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="ASCII signs only.")
@@ -47,7 +47,7 @@ def dash(
     name: str | None,
     cluster: str | None,
     *,
-    replay: Path | None,
+    replay: str | None,
     readonly: bool,
     ascii_only: bool,
     light: bool,
@@ -58,13 +58,16 @@ def dash(
 
     `?` shows the keys. The cluster is not touched by leaving, nor by a terminal that goes away.
     """
-    require_terminal("raftdeck status")
+    require_terminal("raftdeck status" if replay is None else "raftdeck replay RUN")
     if replay is not None:
+        if name or cluster:
+            raise CommandError(Exit.USAGE, "give a running CLUSTER or --replay RUN, not both")
         look = look_of(ascii_only=ascii_only, light=light, hz=hz, data_dir=None, shots=shots)
         return _replay(replay, look)
     from cluster.local import find_run_dir
     from dashboard.desk import Desk
-    from dashboard.live import LiveHands, LiveSource
+    from dashboard.hands import LiveHands
+    from dashboard.live import LiveSource
 
     run_dir = find_run_dir(name or cluster)
     data_dir = _data_dir(run_dir)
@@ -80,30 +83,28 @@ def dash(
             hands.close()
 
 
-def _replay(place: Path, look: Look) -> int:
+def _replay(run: str, look: Look) -> int:
+    from cluster.cli_record import open_recording
     from dashboard.desk import Desk
-    from dashboard.replay import Recorded, ReplaySource
+    from dashboard.replay import ReplaySource
 
-    try:
-        recordings = importlib.import_module("cluster.recording")
-    except ModuleNotFoundError:
-        raise CommandError(Exit.UNFIT, "this installation reads no recordings") from None
-    recording: Recorded = recordings.Recording.open(place)
+    recording = open_recording(run)
     source = ReplaySource(recording)
     try:
-        return run_app(Desk(source, wall_clock_ms), look)
+        desk = Desk(source, wall_clock_ms)
+        if recording.damage:
+            desk.say(f"not all of it can be read: {recording.damage[0]}")
+        return run_app(desk, look)
     finally:
         source.close()
 
 
-def _data_dir(run_dir: Path) -> Path:
-    from cluster.local import LocalCluster
+def _data_dir(run_dir: Path) -> Path | None:
+    """Return where a cluster's data is: its lock says so, even if its supervisor hangs."""
+    from cluster.paths import LOCK_FILE, FileLock
 
-    cluster = LocalCluster(run_dir)
-    try:
-        return cluster.spec.data_dir
-    finally:
-        cluster.close()
+    holder = FileLock.read_holder(run_dir / LOCK_FILE)
+    return None if holder is None else Path(holder.data_dir)
 
 
 def wall_clock_ms() -> int:

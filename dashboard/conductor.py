@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cluster.demo.tour import Step, steps_for
+from cluster.demo.tour import steps_for
 from cluster.demo.writer import Plan, Writer
 from cluster.exits import CommandError
-from dashboard.presenter.view import Deed, Verdict
+from dashboard.presenter.view import Verdict
 
 if TYPE_CHECKING:
     from cluster.demo.report import Report
@@ -31,16 +31,20 @@ SHOWN_S: Final = 2.5
 """How long the result of a step stays before the next one is announced."""
 STRETCH: Final = 3
 """The writer goes on at its pace for this many times the tour, so that a pause is no standstill."""
+TRICKLE_S: Final = 0.02
+"""After that it writes 50 a second, for as long as the pauses last: every step has writes to show, and
+an hour adds 180,000 keys."""
 
 
 class Conductor:
-    """One tour. Its thread works; the screen's thread reads and steers. See `dashboard.desk.Tour`."""
+    """One tour. Its thread works; the screen's thread reads and steers. See `dashboard.tour.Tour`."""
 
     def __init__(self, run_dir: Path, plan: Plan, seconds: float) -> None:
         self.report: Report | None = None
         self.error: CommandError | None = None
         self._run_dir = run_dir
-        self._plan = replace(plan, rounds=plan.rounds * STRETCH, seconds=plan.seconds * STRETCH)
+        rounds, lasting = plan.rounds * STRETCH, plan.seconds * STRETCH
+        self._plan = replace(plan, rounds=rounds, seconds=lasting, trickle_s=TRICKLE_S)
         self._seconds = seconds
         self._changed = threading.Condition()
         self._stopping = False
@@ -50,7 +54,6 @@ class Conductor:
         self._words = "the cluster is being written to"
         self._verdict: Verdict | None = None
         self._writer: Writer | None = None
-        self._deeds: tuple[Deed, ...] = ()
         self._thread = threading.Thread(target=self._work, name="tour", daemon=True)
 
     def start(self) -> None:
@@ -64,10 +67,10 @@ class Conductor:
         """What is about to happen, and why."""
         with self._changed:
             if self._paused:
-                return f"TOUR PAUSED, the cluster is yours (p: go on)   next: {self._words}"
+                return f"TOUR PAUSED, it is yours (p: on)  next: {self._words}"
             if self._waiting_s is None:
                 return self._words
-            return f"in {math.ceil(self._waiting_s)} s: {self._words}   n now, p pause"
+            return f"in {math.ceil(self._waiting_s)} s: {self._words}"
 
     @property
     def verdict(self) -> Verdict | None:
@@ -78,11 +81,6 @@ class Conductor:
         bad = f" {len(found.refused)} refused" if found.refused else ""
         unknown = f" {len(found.unknown)} unknown" if found.unknown else ""
         return Verdict(f"{len(found.digests):,} puts acked{bad}{unknown}", "head")
-
-    @property
-    def deeds(self) -> tuple[Deed, ...]:
-        """What the steps did, for the causes of events."""
-        return self._deeds
 
     @property
     def acked(self) -> int:
@@ -139,27 +137,21 @@ class Conductor:
         steps = steps_for(run.cluster.spec.nodes)
         before = 0.0
         for number, step in enumerate(steps, 1):
-            name = f"step {number}/{len(steps)}"
-            if not self._await(f"{name}: {step.caption}", (step.share - before) * self._seconds):
+            place = f"{number}/{len(steps)}"
+            if not self._await(
+                f"step {place}: {step.caption}", (step.share - before) * self._seconds
+            ):
                 writer.finish(0)
                 return
             before = step.share
-            self._do(run, step, name)
-        if not self._await("the end: heal, and read everything back", (1 - before) * self._seconds):
+            run.tour.do(step, run.started, place)
+            self._pause_for(SHOWN_S)
+        if not self._await(
+            "the end: heal, read every put back, compare", (1 - before) * self._seconds
+        ):
             writer.finish(0)
             return
         self._finish(run)
-
-    def _do(self, run: Run, step: Step, name: str) -> None:
-        """Do one step, and remember what it did for the event list."""
-        begun = _now_ms()
-        open_deed = Deed(begun, 1 << 62, tuple(range(1, 16)), f"tour {name}")
-        self._deeds = (*self._deeds, open_deed)
-        run.tour.do(step, run.started)
-        fault = run.tour.faults[-1]
-        closed = replace(open_deed, end_ms=_now_ms(), nodes=fault.nodes)
-        self._deeds = (*self._deeds[:-1], closed)
-        self._pause_for(SHOWN_S)
 
     def _await(self, words: str, seconds: float) -> bool:
         """Announce what comes, and wait for its time; pauses stop the clock. False: leave."""
@@ -191,7 +183,3 @@ class Conductor:
         words = f"{report.verdict.upper()} {acked:,} acked, {lost} lost"
         self._verdict = Verdict(words, "headstrong" if report.verdict == "pass" else "bad")
         self._say(f"the tour is over: {words}. The cluster is yours until q")
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

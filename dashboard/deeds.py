@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from cluster.actions import Action
 from cluster.api import ActionResult
 from cluster.exits import CommandError
+from cluster.frames import Event
 from dashboard.presenter.view import Deed
 
 __all__ = ["Deeds", "Hands"]
@@ -23,6 +24,9 @@ class Hands(Protocol):
 
     def submit(self, action: Action, selector: str) -> Future[ActionResult]:
         """Begin a verb on the nodes that a selector names."""
+
+    def mark(self, text: str) -> Future[Event]:
+        """Put a mark into the events and the recording."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Deeds:
         self._hands = hands
         self._done: list[_Done] = []
         self._at_work: list[_AtWork] = []
+        self._marks: list[Future[Event]] = []
 
     def begin(self, action: Action, selector: str, deed: Deed, *, undoing: bool = False) -> None:
         """Begin a verb; `deed` says when, on whom and by whose doing."""
@@ -60,10 +65,17 @@ class Deeds:
         future = self._hands.submit(action, selector)
         self._at_work.append(_AtWork(future, action, deed, undoing))
 
+    def mark(self, text: str) -> None:
+        """Put a mark into the recording."""
+        self._marks.append(self._hands.mark(text))
+
     def finish(self, now_ms: int) -> list[str]:
         """Look which verbs have ended; return what to tell of each."""
         ended = [work for work in self._at_work if work.future.done()]
-        return [self._finished(work, now_ms) for work in ended]
+        marked = [future for future in self._marks if future.done()]
+        self._marks = [future for future in self._marks if not future.done()]
+        told = [_marked(future) for future in marked]
+        return [*told, *(self._finished(work, now_ms) for work in ended)]
 
     def _finished(self, work: _AtWork, now_ms: int) -> str:
         self._at_work.remove(work)
@@ -90,3 +102,8 @@ class Deeds:
             if undoing is not None:
                 return undoing, ",".join(f"n{node}" for node in done.nodes)
         return None
+
+
+def _marked(future: Future[Event]) -> str:
+    error = future.exception()
+    return f"{future.result().text!r} is in the recording" if error is None else f"mark: {error}"

@@ -54,7 +54,8 @@ def _on_screen(
     from cluster.local import LocalCluster
     from dashboard.conductor import Conductor
     from dashboard.desk import Desk
-    from dashboard.live import LiveHands, LiveSource
+    from dashboard.hands import LiveHands
+    from dashboard.live import LiveSource
 
     spec, plan = prepare(nodes, seconds, source, data)
     note(f"starting {nodes} nodes; data: {spec.data_dir}")

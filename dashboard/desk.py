@@ -8,53 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final
 
 from cluster.actions import ACTIONS, Action
+from cluster.events import MARK
 from cluster.frames import ClusterFrame
 from dashboard.chord import action_for, choices_for, chord_view
 from dashboard.deeds import Deeds, Hands
+from dashboard.event_list import EventList
 from dashboard.keys import KEYS, Key, key_for, keys_on
 from dashboard.palette import entries_for
-from dashboard.presenter.events import ELECTIONS, FAULTS, clock_ms
+from dashboard.presenter.events import ELECTIONS, FAULTS, MARKS, clock_ms
 from dashboard.presenter.microscope import WalSight
 from dashboard.presenter.node_detail import Dossier
 from dashboard.presenter.overlay import PaletteView, Question
 from dashboard.presenter.screen import Beside
-from dashboard.presenter.view import TABS, Deed, Page, Picture, Verdict, View
+from dashboard.presenter.view import TABS, Deed, Page, Picture, View
+from dashboard.prompt import Prompt
 from dashboard.source import FrameSource
 from dashboard.timeline import Timeline
+from dashboard.tour import Tour
 
-__all__ = ["Desk", "Hands", "Tour"]
+__all__ = ["Desk"]
 
 NOTICE_MS: Final = 6_000
 SEEK_MS: Final = 10_000
 SPEEDS: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-
-
-class Tour(Protocol):
-    """A scripted tour that runs beside the desk; every method returns at once."""
-
-    @property
-    def caption(self) -> str:
-        """What is about to happen, and why."""
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """What the tour's writer (and at the end its check) has found so far."""
-
-    @property
-    def deeds(self) -> tuple[Deed, ...]:
-        """What its steps did."""
-
-    def go_on(self) -> None:
-        """Do the next step now."""
-
-    def pause(self) -> None:
-        """Pause, or go on."""
-
-    def take_over(self) -> None:
-        """A person acts by hand: pause."""
 
 
 class Desk:
@@ -88,8 +67,8 @@ class Desk:
         self._notice_until_ms = 0
         self._chord_open = False
         self._question: tuple[Question, Callable[[], None]] | None = None
-        self._palette: PaletteView | None = None
-        self._filtering = False
+        self._prompt: Prompt | None = None
+        self._list = EventList(self.time)
         self._played_at_ms: int | None = None
         self._first_seen = False
         self.collect()
@@ -114,22 +93,20 @@ class Desk:
         """The picture as of the cursor."""
         source, time = self._source, self.time
         span = source.span() or (0, 0)
-        events = time.events
+        events, later = time.events_around
         epoch = min([span[0], *(event.unix_ms for event in events[:1])])
-        if events and events[-1].unix_ms > time.now_ms:
-            events = [event for event in events if event.unix_ms <= time.now_ms]
-        tour = self._tour
         return Picture(
             time.frame,
             time.history,
             events,
+            later=later,
             now_ms=time.now_ms,
             newest_ms=span[1],
             oldest_ms=span[0],
             epoch_ms=epoch,
             clock_ms=self._clock_ms() if self.view.mode == "live" else time.now_ms,
-            deeds=(*(tour.deeds if tour else ()), *(self._deeds.all if self._deeds else ())),
-            verdict=tour.verdict if tour else None,
+            deeds=self._deeds.all if self._deeds else (),
+            verdict=self._tour.verdict if self._tour and self.view.mode == "live" else None,
             problem=source.problem if self.view.mode == "live" else None,
         )
 
@@ -148,7 +125,7 @@ class Desk:
             sight=self.sight,
             chord=chord,
             question=None if self._question is None else self._question[0],
-            palette=self._palette,
+            palette=None if self._prompt is None else self._prompt.view,
         )
 
     @property
@@ -218,8 +195,8 @@ class Desk:
         """Take one key (Textual's name, and the character it stands for)."""
         if self._question is not None:
             self._answer(key)
-        elif self._palette is not None:
-            self._type(key, character)
+        elif self._prompt is not None:
+            self._type(self._prompt, key, character)
         elif self._chord_open:
             self._second_key(key, character)
         elif (found := key_for(key, self.view.page, self.features)) is not None:
@@ -234,8 +211,7 @@ class Desk:
 
     def run(self, key: Key) -> None:
         """Do what a key of the table does."""
-        method = getattr(self, f"_do_{key.command}")
-        method()
+        getattr(self, f"_do_{key.command}")()
 
     def _answer(self, key: str) -> None:
         assert self._question is not None
@@ -258,6 +234,8 @@ class Desk:
     def _do_back(self) -> None:
         if self.view.page == "help":
             self._page(self.view.helped)
+        elif self.view.listing:
+            self.view = self._list.left(self.view)
         elif self.view.page == "main" and self.view.filter:
             self.view = replace(self.view, filter="")
         elif self.view.page == "main":
@@ -275,7 +253,9 @@ class Desk:
         self._move(-1)
 
     def _move(self, step: int) -> None:
-        if self.view.page == "groups":
+        if self.view.listing:
+            self.view = self._list.moved(self.view, step)
+        elif self.view.page == "groups":
             self._select_group(self.view.group + step)
         elif self.view.page == "wal":
             self.view = replace(self.view, scroll=max(0, self.view.scroll - step))
@@ -301,6 +281,9 @@ class Desk:
             self.view = replace(self.view, selected=self.leader)
 
     def _do_open(self) -> None:
+        if self.view.listing:
+            self._go_to_chosen()
+            return
         self._page("main" if self.view.page == "groups" else "node")
 
     def _do_link(self) -> None:
@@ -327,11 +310,16 @@ class Desk:
         self.view = replace(self.view, peer=peer)
 
     def _do_page_up(self) -> None:
-        step = 10 if self.view.page == "wal" else -10
-        self.view = replace(self.view, scroll=max(0, self.view.scroll + step))
+        self._scroll(-10)
 
     def _do_page_down(self) -> None:
-        step = -10 if self.view.page == "wal" else 10
+        self._scroll(10)
+
+    def _scroll(self, step: int) -> None:
+        if self.view.listing:
+            self.view = self._list.moved(self.view, step)
+            return
+        step = -step if self.view.page == "wal" else step
         self.view = replace(self.view, scroll=max(0, self.view.scroll + step))
 
     def _do_previous_group(self) -> None:
@@ -366,7 +354,7 @@ class Desk:
             self.time.to_end()
             return
         self.time.to_newest()
-        self.view = replace(self.view, mode="live")
+        self.view = replace(self._list.left(self.view), mode="live")
 
     def _freeze_at(self, unix_ms: int | None) -> None:
         if unix_ms is None:
@@ -376,6 +364,9 @@ class Desk:
         self._seek(unix_ms)
 
     def _seek(self, unix_ms: int) -> None:
+        span = self._source.span()
+        if span is not None and unix_ms < span[0]:
+            self.say(self._source.edge)
         self.time.seek(unix_ms)
         if self.time.frame is not None:
             self._greet(self.time.frame)
@@ -402,7 +393,8 @@ class Desk:
         """Go to the first frame that shows the next (or an earlier) event of some kinds."""
         moment = self.time.event_moment(step, kinds)
         if moment is None:
-            self.say(f"there is no such event {'after' if step > 0 else 'before'} this moment")
+            edge = f"before this moment: {self._source.edge}" if step < 0 else "after this moment"
+            self.say(f"there is no such event {edge}")
         self._freeze_at(moment)
 
     def _do_seek_back(self) -> None:
@@ -431,6 +423,42 @@ class Desk:
         place = min(range(len(SPEEDS)), key=lambda i: abs(SPEEDS[i] - speed)) + step
         self._played_at_ms = self._clock_ms()
         self.view = replace(self.view, speed=SPEEDS[max(0, min(place, len(SPEEDS) - 1))])
+
+    # ---- the list of events, and marks -------------------------------------------------------
+
+    def _do_choose_event(self) -> None:
+        if self.view.listing:
+            self.view = self._list.left(self.view)
+        elif (opened := self._list.opened(self.view)) is None:
+            self.say("there is no event to choose")
+        else:
+            self.view = opened
+
+    def _go_to_chosen(self) -> None:
+        event, span = self._list.chosen(self.view), self._source.span()
+        if event is not None and span is not None:
+            self._freeze_at(self.time.shown_at(event))
+            if event.unix_ms < span[0]:
+                self.say(f"that was before the oldest frame: {self._source.edge}")
+
+    def _do_mark(self) -> None:
+        self._mark(f"mark {1 + sum(event.kind == MARK for event in self.time.events)}")
+
+    def _mark(self, text: str) -> None:
+        """Put a mark where the cursor is: into the recording if that is now, else into memory."""
+        if self._deeds is not None and self.view.mode == "live":
+            self._deeds.mark(text)
+            self._finish_verbs()
+            return
+        self.time.mark(text)
+        why = {"replay": "a recording is not written to", "frozen": "this is the past"}
+        self.say(f"{text!r} is kept until you leave: {why.get(self.view.mode, '--readonly')}")
+
+    def _do_mark_back(self) -> None:
+        self._jump(-1, MARKS)
+
+    def _do_mark_forward(self) -> None:
+        self._jump(1, MARKS)
 
     # ---- faults ----------------------------------------------------------------------------
 
@@ -500,35 +528,17 @@ class Desk:
     # ---- palette and filter ----------------------------------------------------------------
 
     def _do_palette(self) -> None:
-        self._filtering = False
-        self._palette = PaletteView(":", "", tuple(self._entries("")))
+        self._prompt = Prompt(PaletteView(":", ""), self._entries)
 
     def _do_filter(self) -> None:
-        self._filtering = True
-        self._palette = PaletteView("events with", self.view.filter)
+        self._prompt = Prompt(PaletteView("events with", self.view.filter))
 
-    def _type(self, key: str, character: str | None) -> None:
-        palette = self._palette
-        assert palette is not None
-        typed = palette.typed
-        if key in ("escape", "ctrl+c"):
-            self._palette = None
-            return
-        if key == "enter":
-            self._palette = None
-            self._entered(palette)
-            return
-        if key in ("down", "up"):
-            step = 1 if key == "down" else -1
-            chosen = max(0, min(len(palette.entries) - 1, palette.chosen + step))
-            self._palette = replace(palette, chosen=chosen)
-            return
-        if key == "backspace":
-            typed = typed[:-1]
-        elif character is not None and character.isprintable():
-            typed += character
-        entries = () if self._filtering else tuple(self._entries(typed))
-        self._palette = replace(palette, typed=typed, entries=entries, chosen=0)
+    def _type(self, prompt: Prompt, key: str, character: str | None) -> None:
+        entered = prompt.take(key, character)
+        if not prompt.open:
+            self._prompt = None
+        if entered is not None:
+            self._entered(entered, prompt)
 
     def _entries(self, typed: str) -> list[tuple[str, str]]:
         acting = "act" in self.features
@@ -539,8 +549,8 @@ class Desk:
             f"n{self.view.selected}",
         )
 
-    def _entered(self, palette: PaletteView) -> None:
-        if self._filtering:
+    def _entered(self, palette: PaletteView, prompt: Prompt) -> None:
+        if prompt.filtering:
             self.view = replace(self.view, filter=palette.typed.strip())
             return
         if not palette.entries:
@@ -555,6 +565,9 @@ class Desk:
         moment = clock_ms(rest) if first == "seek" else None
         if moment is not None:
             self._freeze_at(self.picture.epoch_ms + moment)
+            return
+        if first == "mark" and rest:
+            self._mark(rest)
             return
         if first == "group" and rest.isdigit():
             self._select_group(int(rest))

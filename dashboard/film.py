@@ -15,7 +15,7 @@ from cluster.frames import ClusterFrame
 from dashboard.presenter.history import History
 from dashboard.presenter.screen import Beside, compose, screen_text
 from dashboard.presenter.text import Row, ascii_row
-from dashboard.presenter.view import Picture, Size, View
+from dashboard.presenter.view import Mode, Picture, Size, View
 from dashboard.themes import style_of
 
 __all__ = ["Film"]
@@ -25,12 +25,18 @@ class Film:
     """Makes the picture of a frame. `theme` "" gives bare text, without any escape sequence."""
 
     def __init__(
-        self, size: Size, *, theme: str = "", group: int = 0, ascii_only: bool = False
+        self,
+        size: Size,
+        *,
+        theme: str = "",
+        group: int = 0,
+        ascii_only: bool = False,
+        mode: Mode = "live",
     ) -> None:
         self._size = size
         self._theme = theme
         self._ascii = ascii_only
-        self._view = View(group=group, readonly=True)
+        self._view = View(mode=mode, group=group, readonly=True)
         self._history = History()
         self._first_ms = 0
 

@@ -1,7 +1,8 @@
 """The live source: a thread on the supervisor's frame stream, and the last ten minutes of it.
 
 Frames are kept as they came, compressed (some 4 kB for eleven nodes, so 24 MB for ten minutes),
-and decoded again when somebody steps back to them.
+and decoded again when somebody steps back to them. What was before the first of them is read from
+the recording (`dashboard.past`), as far as the ten minutes reach.
 """
 
 from __future__ import annotations
@@ -11,21 +12,20 @@ import zlib
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 import msgpack
 
-from cluster.actions import Action
-from cluster.api import ActionResult
 from cluster.control import FrameStream
+from cluster.exits import CommandError
 from cluster.frames import ClusterFrame, Event
-from cluster.local import LocalCluster
 from cluster.paths import LOCK_FILE, FileLock
+from dashboard.past import BREATH_S, NOT_RECORDED, Past, recall
+from dashboard.presenter.history import Sample
 from dashboard.source import SourceKind
 
-__all__ = ["LiveHands", "LiveSource"]
+__all__ = ["LiveSource"]
 
 WAIT_S: Final = 0.25
 FRAMES_MAX: Final = 6_000
@@ -37,10 +37,10 @@ DECODED_MAX: Final = 64
 
 
 class LiveSource:
-    """Frames of a running cluster. The thread adds; the screen's thread reads."""
+    """Frames of a running cluster. Its threads add; the screen's thread reads."""
 
-    def __init__(self, run_dir: Path) -> None:
-        """Subscribe to the cluster in `run_dir`."""
+    def __init__(self, run_dir: Path, *, back_ms: int = WINDOW_MS) -> None:
+        """Subscribe to the cluster in `run_dir`; `back_ms` of what was before are looked up."""
         self.kind: SourceKind = "live"
         self._run_dir = run_dir
         self._lock = threading.Lock()
@@ -50,6 +50,13 @@ class LiveSource:
         self._packed: list[bytes] = []
         self._events: deque[Event] = deque(maxlen=EVENTS_MAX)
         self._decoded: dict[int, ClusterFrame] = {}
+        self._back_ms = back_ms
+        self._edge = "nothing is known yet of what was before"
+        self._past: Past | None = None
+        self._reader = threading.Lock()
+        """Held while the recording is read: it serves one thread at a time."""
+        self._samples: tuple[Sample, ...] = ()
+        self._looking_back: threading.Thread | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="frames", daemon=True)
         self._thread.start()
@@ -59,6 +66,14 @@ class LiveSource:
         """See `FrameSource.problem`."""
         return self._problem
 
+    @property
+    def edge(self) -> str:
+        """See `FrameSource.edge`."""
+        span, past = self.span(), self._past
+        if span is not None and span[0] <= span[1] - WINDOW_MS:
+            return "ten minutes are kept here; what is older: raftdeck dash --replay"
+        return "the recording begins here" if past is not None else self._edge
+
     def latest(self) -> ClusterFrame | None:
         """See `FrameSource.latest`."""
         return self._latest
@@ -67,10 +82,14 @@ class LiveSource:
         """See `FrameSource.at`."""
         with self._lock:
             place = bisect_right(self._moments, unix_ms)
-            if not place:
-                return None
-            moment, packed = self._moments[place - 1], self._packed[place - 1]
-        return self._decode(moment, packed)
+            past = self._past
+            found = (self._moments[place - 1], self._packed[place - 1]) if place else None
+        if found is not None:
+            return self._decode(*found)
+        if past is None:
+            return None
+        with self._reader:
+            return past.at(unix_ms) if past is self._past else None
 
     def between(self, start_ms: int, end_ms: int, step_ms: int = 0) -> Iterator[ClusterFrame]:
         """See `FrameSource.between`."""
@@ -84,23 +103,43 @@ class LiveSource:
     def span(self) -> tuple[int, int] | None:
         """See `FrameSource.span`."""
         with self._lock:
-            return (self._moments[0], self._moments[-1]) if self._moments else None
+            if not self._moments:
+                return None
+            oldest, newest = self._moments[0], self._moments[-1]
+            if self._past is not None:
+                oldest = min(oldest, max(self._past.start_ms, newest - WINDOW_MS))
+            return oldest, newest
 
     def moments(self, start_ms: int, end_ms: int) -> Sequence[int]:
         """See `FrameSource.moments`."""
         with self._lock:
             first = bisect_right(self._moments, start_ms)
-            return self._moments[first : bisect_right(self._moments, end_ms)]
+            found = self._moments[first : bisect_right(self._moments, end_ms)]
+            past = self._past
+        if past is None or start_ms >= past.end_ms:
+            return found
+        with self._reader:
+            return [*past.moments(start_ms, end_ms), *found] if past is self._past else found
 
     def events(self) -> Sequence[Event]:
         """See `FrameSource.events`."""
         with self._lock:
             return tuple(self._events)
 
+    def take_past(self) -> Sequence[Sample]:
+        """See `FrameSource.take_past`."""
+        with self._lock:
+            samples, self._samples = self._samples, ()
+        return samples
+
     def close(self) -> None:
         """End the subscription."""
         self._stopping.set()
         self._thread.join()
+        if self._looking_back is not None:
+            self._looking_back.join()
+        if self._past is not None:
+            self._past.close()
 
     def _decode(self, moment: int, packed: bytes) -> ClusterFrame:
         found = self._decoded.get(moment)
@@ -111,7 +150,7 @@ class LiveSource:
             self._decoded[moment] = found
         return found
 
-    # ---- the thread ------------------------------------------------------------------------
+    # ---- the threads -----------------------------------------------------------------------
 
     def _work(self) -> None:
         stream = FrameStream(self._run_dir)
@@ -131,6 +170,9 @@ class LiveSource:
 
     def _take(self, packed: bytes, frame: ClusterFrame) -> None:
         small = zlib.compress(packed, 1)
+        known = self._latest
+        if known is None or known.supervisor_pid != frame.supervisor_pid:
+            self._begin_life(frame)
         with self._lock:
             if self._moments and frame.unix_ms <= self._moments[-1]:
                 return  # the clock was set back: wait until it has passed
@@ -142,35 +184,57 @@ class LiveSource:
                     bisect_right(self._moments, frame.unix_ms - WINDOW_MS),
                 )
                 del self._moments[:oldest], self._packed[:oldest]
-            known = self._events[-1].sequence if self._events else 0
-            self._events.extend(event for event in frame.events if event.sequence > known)
+                self._leave_past()  # which is before what was just dropped
+            newest = self._events[-1].sequence if self._events else 0
+            self._events.extend(event for event in frame.events if event.sequence > newest)
             self._problem = None
             self._latest = frame
 
+    def _begin_life(self, first: ClusterFrame) -> None:
+        """Forget another life of the cluster, whose numbers mean nothing now; look back in this one."""
+        if self._looking_back is not None:
+            self._looking_back.join()
+        with self._lock:
+            self._moments.clear()
+            self._packed.clear()
+            self._events.clear()
+            self._decoded = {}
+            self._samples = ()
+            self._leave_past()
+        holder = FileLock.read_holder(self._run_dir / LOCK_FILE)
+        if not self._back_ms or holder is None:
+            self._edge = NOT_RECORDED
+            return
+        self._looking_back = threading.Thread(
+            target=self._look_back, args=(Path(holder.data_dir), first), name="past", daemon=True
+        )
+        self._looking_back.start()
 
-class LiveHands:
-    """Acts on a running cluster, one verb at a time, in a thread with its own connection."""
+    def _leave_past(self) -> None:
+        past, self._past = self._past, None
+        if past is not None:
+            with self._reader:
+                past.close()
 
-    def __init__(self, run_dir: Path) -> None:
-        """Connect when the first verb comes."""
-        self._run_dir = run_dir
-        self._cluster: LocalCluster | None = None
-        self._thread = ThreadPoolExecutor(1, "hands")
-
-    def submit(self, action: Action, selector: str) -> Future[ActionResult]:
-        """Begin a verb; the future's error is a `CommandError` that says why not."""
-        return self._thread.submit(self._act, action, selector)
-
-    def _act(self, action: Action, selector: str) -> ActionResult:
-        if self._cluster is None:
-            self._cluster = LocalCluster(self._run_dir)
-        return action.run(self._cluster, selector, None)
-
-    def close(self) -> None:
-        """Let go, once a verb that is at work has ended."""
-        self._thread.submit(self._disconnect)
-        self._thread.shutdown(wait=True)
-
-    def _disconnect(self) -> None:
-        if self._cluster is not None:
-            self._cluster.close()
+    def _look_back(self, data_dir: Path, first: ClusterFrame) -> None:
+        """Read what was recorded before the first frame; its own thread."""
+        self._edge = "the recording is being read"
+        try:
+            past = recall(data_dir, first, self._back_ms, self._stopping)
+        except CommandError as error:
+            self._edge = f"the recording cannot be read: {error}"
+            return
+        if past is None:
+            self._edge = NOT_RECORDED
+            return
+        samples = []
+        for sample in past.samples():
+            samples.append(sample)
+            if self._stopping.wait(BREATH_S):
+                break
+        with self._lock:
+            oldest = self._events[0].sequence if self._events else 0
+            events = [e for e in past.events() if e.sequence < oldest or not oldest]
+            self._events = deque([*events, *self._events], EVENTS_MAX)
+            self._samples = tuple(samples)
+            self._past = past

@@ -21,6 +21,8 @@ def entries_for(
         found.append((f"group {words[1]}", "show this group"))
     if len(words) == 2 and words[0] == "seek" and clock_ms(words[1]) is not None:
         found.append((f"seek {words[1]}", "to this time of the event list's clock"))
+    if len(words) > 1 and words[0] == "mark":
+        found.append((typed.strip(), "put this mark here"))
     selector = words[1] if len(words) > 1 else target
     found += [
         (f"{choice.name} {selector}", choice.effect)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from cluster.frames import ClusterFrame, Event
+from dashboard.presenter.history import Sample
 from dashboard.source import SourceKind
 
 __all__ = ["Recorded", "ReplaySource"]
@@ -22,6 +23,9 @@ class Recorded(Protocol):
 
     def frames(self, start_ms: int, end_ms: int) -> Iterator[ClusterFrame]:
         """Yield the frames of a span of time, both ends included."""
+
+    def moments(self, start_ms: int, end_ms: int) -> Sequence[int]:
+        """Return the times of the frames after one moment up to another."""
 
     def events(self) -> tuple[Event, ...]:
         """Return the events, oldest first."""
@@ -41,6 +45,11 @@ class ReplaySource:
         self.kind: SourceKind = "replay"
         self.problem: str | None = None
         self._recording = recording
+
+    @property
+    def edge(self) -> str:
+        """See `FrameSource.edge`."""
+        return "the recording begins here"
 
     def latest(self) -> ClusterFrame | None:
         """See `FrameSource.latest`."""
@@ -69,12 +78,16 @@ class ReplaySource:
         return self._recording.span()
 
     def moments(self, start_ms: int, end_ms: int) -> Sequence[int]:
-        """See `FrameSource.moments`; the stretches that are asked for are seconds."""
-        return [frame.unix_ms for frame in self._recording.frames(start_ms + 1, end_ms)]
+        """See `FrameSource.moments`."""
+        return self._recording.moments(start_ms, end_ms)
 
     def events(self) -> Sequence[Event]:
         """See `FrameSource.events`."""
         return self._recording.events()
+
+    def take_past(self) -> Sequence[Sample]:
+        """See `FrameSource.take_past`; a recording's past is read around its cursor."""
+        return ()
 
     def close(self) -> None:
         """See `FrameSource.close`."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Protocol
 
 from cluster.frames import ClusterFrame, Event
+from dashboard.presenter.history import Sample
 
 __all__ = ["FakeSource", "FrameSource", "SourceKind"]
 
@@ -27,6 +28,10 @@ class FrameSource(Protocol):
     @property
     def problem(self) -> str | None:
         """Why no more frames come ("the supervisor is gone"); None while they do."""
+
+    @property
+    def edge(self) -> str:
+        """Why time does not go back further than the oldest kept frame, in words."""
 
     def latest(self) -> ClusterFrame | None:
         """Return the newest frame; None before the first."""
@@ -46,6 +51,12 @@ class FrameSource(Protocol):
     def events(self) -> Sequence[Event]:
         """Return every event known, oldest first."""
 
+    def take_past(self) -> Sequence[Sample]:
+        """Return, once, samples of what was before the first frame that `latest` returned.
+
+        They come some time after it, or never: whoever keeps a history puts them in front.
+        """
+
     def close(self) -> None:
         """Let go of files, sockets and threads."""
 
@@ -56,6 +67,8 @@ class FakeSource:
     def __init__(self, frames: Iterable[ClusterFrame], kind: SourceKind = "live") -> None:
         self.kind: SourceKind = kind
         self.problem: str | None = None
+        self.edge = "the script begins here"
+        self.past: tuple[Sample, ...] = ()
         self.closed = False
         self._frames = list(frames)
         self._count = len(self._frames) if kind == "replay" else min(1, len(self._frames))
@@ -100,6 +113,11 @@ class FakeSource:
         """See `FrameSource.events`."""
         found = {event.sequence: event for f in self._frames[: self._count] for event in f.events}
         return [found[number] for number in sorted(found)]
+
+    def take_past(self) -> Sequence[Sample]:
+        """See `FrameSource.take_past`."""
+        past, self.past = self.past, ()
+        return past
 
     def close(self) -> None:
         """See `FrameSource.close`."""

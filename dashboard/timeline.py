@@ -6,9 +6,11 @@ the recording, as far before the cursor as the charts reach.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
+from cluster.events import MARK
 from cluster.frames import ClusterFrame, Event
 from dashboard.presenter.history import History
 from dashboard.source import FrameSource
@@ -20,6 +22,7 @@ WARM_UP_MS: Final = 70_000
 GAP_MS: Final = 3_000
 """A jump further than this fills the history with four frames a second instead of all."""
 STEP_MS: Final = 250
+MARKS_MAX: Final = 200
 STRIDE_MS: Final = 5_000
 """Single frames are looked for this far away."""
 
@@ -33,6 +36,7 @@ class Timeline:
         self.frame: ClusterFrame | None = None
         self.events: Sequence[Event] = ()
         self.cursor_ms: int | None = None
+        self._marks: list[Event] = []
         self._newest_ms = -1
 
     @property
@@ -42,14 +46,25 @@ class Timeline:
             return self.cursor_ms
         return self.frame.unix_ms if self.frame else 0
 
+    @property
+    def events_around(self) -> tuple[Sequence[Event], Sequence[Event]]:
+        """The events up to the moment that is shown, and those after it."""
+        events = self.events
+        if not events or events[-1].unix_ms <= self.now_ms:
+            return events, ()
+        place = bisect_right(events, self.now_ms, key=lambda event: event.unix_ms)
+        return events[:place], events[place:]
+
     def collect(self) -> bool:
         """Take what a living source has newer than before, wherever the cursor stands."""
+        if past := self.source.take_past():
+            self.history.put_before(past)
         newest = self.source.latest()
         if newest is None or newest.unix_ms <= self._newest_ms:
             return self.source.problem is not None
         self._newest_ms = newest.unix_ms
         self.history.add(newest)
-        self.events = self.source.events()
+        self._refresh_events()
         if self.cursor_ms is None:
             self.frame = newest
         return True
@@ -78,7 +93,7 @@ class Timeline:
         self.cursor_ms = min(span[1], max(span[0], unix_ms))
         if self.source.kind == "replay":
             self._warm_up(self.cursor_ms)
-            self.events = self.source.events()
+            self._refresh_events()
         self.frame = self.source.at(self.cursor_ms)
 
     def _warm_up(self, cursor_ms: int) -> None:
@@ -98,8 +113,8 @@ class Timeline:
             return None
         moments = sorted(
             {
-                self._shown_at(event.unix_ms)
-                for event in self.source.events()
+                self.shown_at(event)
+                for event in self.events
                 if (kinds is None or event.kind in kinds) and span[0] <= event.unix_ms <= span[1]
             }
         )
@@ -107,9 +122,23 @@ class Timeline:
             return next((moment for moment in moments if moment > self.now_ms), None)
         return next((moment for moment in reversed(moments) if moment < self.now_ms), None)
 
-    def _shown_at(self, unix_ms: int) -> int:
-        after = self.source.moments(unix_ms - 1, unix_ms + 2_000)
-        return after[0] if after else unix_ms
+    def shown_at(self, event: Event) -> int:
+        """Return the moment of the first frame that shows an event."""
+        after = self.source.moments(event.unix_ms - 1, event.unix_ms + 2_000)
+        return after[0] if after else event.unix_ms
+
+    def mark(self, text: str) -> None:
+        """Put a mark at the cursor. It is kept here only; its number, below 0, is no event's."""
+        number = -1 - len(self._marks)
+        self._marks.append(Event(number, self.now_ms, "user", MARK, None, text))
+        del self._marks[:-MARKS_MAX]
+        self._refresh_events()
+
+    def _refresh_events(self) -> None:
+        told = self.source.events()
+        if self._marks:
+            told = sorted((*told, *self._marks), key=lambda event: event.unix_ms)
+        self.events = told
 
     def frame_moment(self, step: int) -> int | None:
         """Return the moment of the frame after (or before) the cursor."""

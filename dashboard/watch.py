@@ -22,7 +22,7 @@ from cluster.frames import ClusterFrame
 from dashboard.film import Film
 from dashboard.presenter.events import cause_of, clock_text, effect_of
 from dashboard.presenter.history import History
-from dashboard.presenter.text import ascii_row, count, plain
+from dashboard.presenter.text import UNKNOWN, ascii_row, count, plain
 from dashboard.presenter.view import Size, quorum, standing_of
 from dashboard.source import FrameSource
 
@@ -53,10 +53,11 @@ class Narrator:
             self._told = event.sequence
             effect = effect_of(event, frame.events, self._history)
             words = f"{event.text} · {cause_of(event, ())}" + (f" → {effect}" if effect else "")
-            yield self._line(event.unix_ms, event.kind, frame, words)
+            seen = bool(self._shown)  # what was before the first frame looked nobody knows how
+            yield self._line(event.unix_ms, event.kind, frame if seen else None, words)
         now = f"{self._marks(frame)} {frame.leader(self._group)} {self._term(frame)}"
-        if now != self._shown and not new:
-            yield self._line(frame.unix_ms, "change", frame, "")
+        if now != self._shown and not (new and self._shown):
+            yield self._line(frame.unix_ms, "change" if self._shown else "now", frame, "")
         self._shown = now
 
     def _marks(self, frame: ClusterFrame) -> str:
@@ -67,15 +68,17 @@ class Narrator:
         states = [part.group(self._group) for part in frame.nodes]
         return max((state.term for state in states if state is not None), default=0)
 
-    def _line(self, unix_ms: int, kind: str, frame: ClusterFrame, words: str) -> str:
+    def _line(self, unix_ms: int, kind: str, frame: ClusterFrame | None, words: str) -> str:
+        head = f"{clock_text(unix_ms, self._epoch_ms):>10} {kind:<9}"
+        if frame is None:
+            return f"{head} {UNKNOWN}  {words}"
         sample = self._history.at(frame.unix_ms)
         known = sample is not None and self._group < len(sample.groups)
         commit = sample.groups[self._group][2] if sample is not None and known else None
         needed, present = quorum(frame, self._group)
         margin = f"{present}/{len(frame.nodes)}{'' if present >= needed else ' NO QUORUM'}"
         return (
-            f"{clock_text(unix_ms, self._epoch_ms):>10} {kind:<8} {self._marks(frame)}"
-            f"  t{self._term(frame)} c{count(commit)} {margin}  {words}"
+            f"{head} {self._marks(frame)}  t{self._term(frame)} c{count(commit)} {margin}  {words}"
         ).rstrip()
 
 
@@ -108,7 +111,7 @@ def _status(*, watch: bool, plain_lines: bool, ascii_only: bool, **options: Any)
     from cluster.local import find_run_dir
     from dashboard.live import LiveSource
 
-    source = LiveSource(find_run_dir(options["cluster"]))
+    source = LiveSource(find_run_dir(options["cluster"]), back_ms=0)
     try:
         lines = plain_lines or not sys.stdout.isatty()
         _watch(source, options["group"], plain_lines=lines, ascii_only=ascii_only)

@@ -67,6 +67,15 @@ class Report:
         return "fail" if "fail" in verdicts else "unknown" if "unknown" in verdicts else "pass"
 
     @property
+    def summary(self) -> str:
+        """The verdict in a line: it goes into the recording."""
+        acked, found = self.acknowledged, self.findings
+        return (
+            f"{self.verdict.upper()}: {len(acked.digests):,} acked, {len(found.lost)} lost,"
+            f" {len(found.duplicated)} duplicated"
+        )
+
+    @property
     def elections(self) -> int:
         """Changes of the leader that were seen: terms with a leader, less the first."""
         return max(0, len(self.leaders) - 1)

@@ -67,7 +67,7 @@ class Run:
             self.writer.acknowledged,
             lambda source: self._say(f"reading everything back, now from {source}"),
         )
-        return Report(
+        report = Report(
             plan=self._plan,
             nodes=spec.nodes,
             seconds=elapsed,
@@ -78,6 +78,9 @@ class Run:
             leaders=self._collector.leaders(),
             data_dir=spec.data_dir,
         )
+        with self.cluster.as_step("demo"):
+            self.cluster.mark("everything was read back", report.summary)
+        return report
 
     def close(self) -> None:
         """Disconnect; the cluster stays."""

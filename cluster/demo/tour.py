@@ -1,8 +1,8 @@
 """The scripted tour: what is done to the cluster while it is being written to, and the proof.
 
 Times are shares of the run. Each step says what it does and why, does it, proves from process
-truth that it took effect, and measures the leaderless time: from the event to the next
-acknowledged write that was submitted after it.
+truth that it took effect, and measures the leaderless time: from there to the next acknowledged
+write that was submitted after it.
 """
 
 from __future__ import annotations
@@ -59,11 +59,18 @@ def steps_for(nodes: int) -> tuple[Step, ...]:
         )
     steps = [
         Step(0.10, "kill", "leader", "kill -9 of the leader: the others must notice and elect"),
-        Step(0.28, "start", "down", "restart of the dead node: it recovers its log, catches up"),
-        Step(0.38, "pause", "followers", "SIGSTOP of a follower: it is alive and does nothing"),
-        Step(0.52, "resume", "frozen", "SIGCONT: it wakes up with old messages in its inbox"),
-        Step(0.62, "kill", "minority", f"kill -9 of a minority ({minority} of {nodes}) at once"),
-        Step(0.80, "start", "down", "power back: everybody recovers and catches up"),
+        Step(0.28, "start", "down", "restart of the dead node: it reads its log and catches up"),
+        Step(
+            0.38, "pause", "followers", "SIGSTOP of a follower: alive but silent; a quorum goes on"
+        ),
+        Step(0.52, "resume", "frozen", "SIGCONT: it wakes to old messages, and must catch up"),
+        Step(
+            0.62,
+            "kill",
+            "minority",
+            f"kill -9 of {minority} of {nodes} at once: the rest is a quorum",
+        ),
+        Step(0.80, "start", "down", "power back: all read their logs and catch up"),
     ]
     return tuple(steps)
 
@@ -87,10 +94,10 @@ class Tour:
 
     def run(self, steps: tuple[Step, ...], started: float, seconds: float) -> Iterator[None]:
         """Do each step when it is due; yields while it waits, so that the caller shows progress."""
-        for step in steps:
+        for number, step in enumerate(steps, 1):
             while time.monotonic() < started + step.share * seconds:
                 yield
-            self.do(step, started)
+            self.do(step, started, f"{number}/{len(steps)}")
             yield
 
     def heal(self) -> None:
@@ -111,26 +118,37 @@ class Tour:
             "a replica has not caught up",
         )
 
-    def do(self, step: Step, started: float) -> None:
-        """Do one step now; returns when its effect was measured."""
+    def do(self, step: Step, started: float, place: str) -> None:
+        """Do one step now; returns when its effect was measured.
+
+        `place` ("2/6") and verb are its name in the events, where the measured effect goes, too.
+        """
         self._say(step.caption)
         selector = self._resolved(step)
         moment = time.monotonic()
-        with self._cluster.as_step(f"{step.action} {step.selector}"):
+        with self._cluster.as_step(f"{place} {step.action} {step.selector}"):
             result = self._handlers[step.action](selector)
-        if step.action == "pause":
-            self._frozen = result.nodes
-        names = ",".join(f"n{node}" for node in result.nodes)
-        acked_at = self._writer.wait_for_ack_after(moment, ACK_TIMEOUT_S)
-        leaderless = None if acked_at is None else (acked_at - moment) * 1000
-        proof = self._proof(step.action, result)
+            if step.action == "pause":
+                self._frozen = result.nodes
+            names = ",".join(f"n{node}" for node in result.nodes)
+            done = time.monotonic()  # what was written before may have met the leader that was
+            acked_at = self._writer.wait_for_ack_after(done, ACK_TIMEOUT_S)
+            leaderless = None if acked_at is None else (acked_at - done) * 1000
+            proof = self._proof(step.action, result)
+            self._cluster.mark(f"{step.action} {names}: measured", self._effect(leaderless))
         self.faults.append(
             Fault(step.action, names, result.nodes, moment - started, proof, leaderless)
         )
-        after = "no write left to show it" if leaderless is None else f"{leaderless:.0f} ms"
-        self._say(
-            f"  {step.action} {names}: {proof or 'NOT PROVED'}; next new write acked: {after}"
-        )
+        after = "no write left to show it" if leaderless is None else f"in {leaderless:.0f} ms"
+        seen = f"{names} {_STATES[step.action].value}, says the kernel"
+        self._say(f"  {seen if proof else f'{names}: NOT PROVED'}; next write acked {after}")
+
+    def _effect(self, leaderless_ms: float | None) -> str:
+        """Say what the writer saw of a step: only it knows what was acknowledged."""
+        acked = f"{self._writer.acked:,} acked"
+        if leaderless_ms is None:
+            return f"no new write acked in {ACK_TIMEOUT_S:.0f} s · {acked}"
+        return f"next write acked in {leaderless_ms:.0f} ms · {acked}"
 
     def _resolved(self, step: Step) -> str:
         """Turn the two selectors that only the tour knows into node names."""

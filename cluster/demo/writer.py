@@ -33,11 +33,15 @@ STEP_S: Final = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is to be written: `rounds` times the input, spread over `seconds`."""
+    """How much is to be written: `rounds` times the input, spread over `seconds`.
+
+    With a `trickle_s`, one more item follows each so many seconds until the writer is told to finish.
+    """
 
     workload: Workload
     rounds: int
     seconds: float
+    trickle_s: float = 0.0
 
     @property
     def items(self) -> int:
@@ -151,7 +155,9 @@ class Writer:
     def _write_all(self) -> None:
         written_bytes = 0
         for written, item in enumerate(self.plan.workload.rounds()):
-            if written == self.plan.items or not self._await_turn(written, written_bytes, item):
+            if written >= self.plan.items and not self.plan.trickle_s:
+                return
+            if not self._await_turn(written, written_bytes, item):
                 return
             self._submit(item)
             written_bytes += len(item.value)
@@ -160,7 +166,8 @@ class Writer:
         """Wait for the pace and for room; False when the writer is to stop."""
         plan = self.plan
         share = max(written / plan.items, written_bytes / max(1, plan.value_bytes))
-        due = self._started_at + share * plan.seconds
+        extra = max(0, written - plan.items)
+        due = self._started_at + min(1.0, share) * plan.seconds + extra * plan.trickle_s
         with self._changed:
             while not self._stopping:
                 room = self._outstanding < OUTSTANDING_MAX and (

@@ -6,14 +6,16 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from cluster.events import MARK
 from cluster.frames import Event
 from dashboard.presenter.history import History
-from dashboard.presenter.text import Row, Span, box, clip, fit
+from dashboard.presenter.text import UNKNOWN, Row, Span, box, clip, fit
 from dashboard.presenter.view import Deed, Picture, Size, View
 
 __all__ = [
     "ELECTIONS",
     "FAULTS",
+    "MARKS",
     "cause_of",
     "clock_ms",
     "clock_text",
@@ -25,11 +27,12 @@ __all__ = [
 
 FAULTS: Final = frozenset({"killed", "stopped", "crashed", "frozen", "forced", "cut", "fault"})
 ELECTIONS: Final = frozenset({"leader"})
+MARKS: Final = frozenset({MARK})
 _SIGNS: Final = {
     "killed": ("!", "dead"), "stopped": ("■", "dead"), "crashed": ("!", "bad"),
     "forced": ("!", "bad"), "frozen": ("‖", "paused"), "thawed": ("▸", "text"),
     "started": ("↻", "recover"), "leader": ("▲", "leader"), "down": ("■", "bad"),
-    "cut": ("╳", "bad"), "healed": ("┄", "text"), "fault": ("!", "bad"),
+    "cut": ("╳", "bad"), "healed": ("┄", "text"), "fault": ("!", "bad"), MARK: ("◆", "mark"),
 }  # fmt: skip
 _GROUP: Final = re.compile(r"of group (\d+)")
 DEED_SLACK_MS: Final = 250
@@ -58,17 +61,16 @@ def clock_ms(text: str) -> int | None:
 
 
 def cause_of(event: Event, deeds: Sequence[Deed]) -> str:
-    """Say whose doing it was: this screen's, another command's, or the system's."""
+    """Say whose doing it was: a step's, yours (by which keys, if pressed here), or the system's."""
+    if event.step:
+        return event.by
     if event.cause == "system":
         return "system"
     for deed in reversed(deeds):
         near = deed.start_ms - DEED_SLACK_MS <= event.unix_ms <= deed.end_ms + DEED_SLACK_MS
         if near and event.node in deed.nodes:
             return deed.cause
-    step = getattr(event, "step", "")
-    if step:
-        return f"step {step}"
-    return "a command"
+    return event.by
 
 
 def effect_of(event: Event, events: Sequence[Event], history: History) -> str:
@@ -77,9 +79,8 @@ def effect_of(event: Event, events: Sequence[Event], history: History) -> str:
     Times between a fault and a new leader are the supervisor's: it sees a leader when it asks,
     ten times a second.
     """
-    told: str = getattr(event, "effect", "")
-    if told:
-        return told
+    if event.effect:
+        return event.effect
     if event.kind == "leader":
         return _interregnum(event, events)
     if event.kind not in ("killed", "stopped", "crashed", "frozen"):
@@ -138,18 +139,40 @@ def filtered(events: Sequence[Event], words: str) -> list[Event]:
 
 
 def event_rows(picture: Picture, view: View, size: Size) -> tuple[Row, ...]:
-    """Return the newest events up to the cursor, in a box of exactly `size`."""
-    inner, room = size.width - 2, size.height - 2
+    """Return the newest events up to the cursor, or those around the chosen one; exactly `size`."""
+    inner, room = size.width - 2, max(0, size.height - 2)
     events = filtered(picture.events, view.filter)
     title: list[Span] = [("EVENTS", "title")]
     if view.filter:
         title.append((f" with {view.filter!r}", "text"))
-    shown = events[-room:] if room > 0 else []
-    rows = [_row(event, picture, inner) for event in shown]
+    if view.chosen is not None:
+        rows, note = _list(events, picture, view, Size(inner, room))
+    else:
+        shown = events[-room:] if room else []
+        rows = [_row(event, picture, inner) for event in shown]
+        note = f"{len(shown)} of {len(events)}"
     if not rows:
         rows = [fit([(" nothing has happened yet", "dim")], inner)]
-    note = f"{len(shown)} of {len(events)}"
     return box(title, rows, size.width, size.height, note)
+
+
+def _list(events: list[Event], picture: Picture, view: View, size: Size) -> tuple[list[Row], str]:
+    """Return the rows around the chosen event; what is after the cursor is dim."""
+    now = len(events)
+    events = [*events, *filtered(picture.later, view.filter)]
+    numbers = [event.sequence for event in events]
+    place = numbers.index(view.chosen) if view.chosen in numbers else max(0, now - 1)
+    first = max(0, min(place - size.height // 2, len(events) - size.height))
+    rows = []
+    for at in range(first, min(len(events), first + size.height)):
+        row = _row(events[at], picture, size.width)
+        if at >= now:
+            row = tuple((text, "dim") for text, _ in row)
+        if at == place:
+            row = tuple((text, f"{style} selected") for text, style in row)
+            row = (("▸", "cursor selected"), (row[0][0][1:], row[0][1]), *row[1:])
+        rows.append(row)
+    return rows, f"{place + 1} of {len(events)} · enter: go there · esc"
 
 
 def _row(event: Event, picture: Picture, inner: int) -> Row:
@@ -157,7 +180,7 @@ def _row(event: Event, picture: Picture, inner: int) -> Row:
     effect = effect_of(event, picture.events, picture.history)
     cause = cause_of(event, picture.deeds)
     wide = inner >= 100
-    text_cells = 39 if wide else 34
+    text_cells = 39 if wide else 29
     spans: list[Span] = [
         (f"{clock_text(event.unix_ms, picture.epoch_ms):>9} ", "dim"),
         (f"{sign} ", style),
@@ -166,7 +189,9 @@ def _row(event: Event, picture: Picture, inner: int) -> Row:
     spans.append(
         (clip(text, text_cells).ljust(text_cells), style if event.kind in FAULTS else "text")
     )
-    spans.append((f" {clip(cause, 15):<15}" if wide else f" {clip(cause, 12):<12}", "dim"))
+    spans.append((f" {clip(cause, 15):<15}" if wide else f" {clip(cause, 9):<9}", "dim"))
     if effect:
         spans.append((f" → {effect}", "strong"))
+    elif event.kind in FAULTS | ELECTIONS:
+        spans.append((f" → {UNKNOWN}", "dim"))
     return fit(spans, inner)

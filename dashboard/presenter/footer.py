@@ -35,7 +35,8 @@ def timeline_row(picture: Picture, view: View, width: int) -> Row:
     word = {"live": "LIVE", "frozen": "FROZEN", "replay": "REPLAY"}[view.mode]
     right: list[Span] = [(f" {clock} ", "text"), (word, view.mode), (" ", "text")]
     if width >= 76:
-        right.append(("[ ] event  { } 10 s  e f jump ", "dim"))
+        words = "  v list  m mark " if width >= 100 else " "
+        right.append((f"[ ] event  {{ }} 10 s  e f jump{words}", "dim"))
     cells = width - 4 - sum(len(text) for text, _ in right)
     start, end = picture.oldest_ms, picture.newest_ms
     if cells < 8 or end <= start:
@@ -45,7 +46,7 @@ def timeline_row(picture: Picture, view: View, width: int) -> Row:
     def place(moment: int) -> int:
         return min(cells - 1, (moment - start) * cells // (end - start + 1))
 
-    for event in picture.events:
+    for event in (*picture.events, *picture.later):
         if start <= event.unix_ms <= end:
             signs[place(event.unix_ms)] = event_sign(event.kind)
     signs[place(max(start, picture.now_ms))] = ("●", "cursor")

@@ -41,6 +41,8 @@ def mode_span(picture: Picture, view: View) -> Span:
     """Say whether this is now, frozen, or a recording; and whether hands are tied."""
     if view.mode == "live" and picture.problem:
         return " ENDED ", "bad"
+    if view.mode == "live" and _silent_ms(picture):
+        return " STALE ", "bad"
     if view.mode == "live":
         return " LIVE ▸ ", "live"
     if view.mode == "frozen":
@@ -59,6 +61,8 @@ def _first(frame: ClusterFrame, picture: Picture, view: View, width: int) -> Row
     left: list[Span] = [(f" {frame.name} ", "name"), (" ", "head"), mode_span(picture, view)]
     if view.readonly and view.mode != "replay":
         left += [(" ", "head"), (" READ-ONLY ", "readonly")]
+    if frame.recording is False:
+        left += [(" ", "head"), (" NO REC ", "headwarn")]
     left += [GAP, (f"{states.nodes} nodes: " if width >= 100 else "", "head")]
     left += [(counts, "head" if states.up == states.nodes else "headwarn"), GAP]
     left += quorum_spans(frame, view.group)
@@ -69,6 +73,12 @@ def _first(frame: ClusterFrame, picture: Picture, view: View, width: int) -> Row
     if width >= 100:
         right = [(f"up {_uptime(frame)} ", "head")]
     return spread(left, right, width, "head")
+
+
+def _silent_ms(picture: Picture) -> int:
+    """Return for how long no frame has come; 0 while they do."""
+    age = 0 if picture.frame is None else picture.clock_ms - picture.frame.unix_ms
+    return age if age > SILENT_MS else 0
 
 
 def quorum_spans(frame: ClusterFrame, group: int) -> list[Span]:
@@ -100,9 +110,8 @@ def _uptime(frame: ClusterFrame) -> str:
 
 def _second(frame: ClusterFrame, picture: Picture, view: View, width: int) -> Row:
     history, now = picture.history, picture.now_ms
-    sample = history.at(now)
-    known = sample is not None and view.group < len(sample.groups)
-    commit = sample.groups[view.group][2] if sample is not None and known else None
+    states = [part.group(view.group) for part in frame.nodes]
+    commit = max((state.commit for state in states if state is not None), default=None)
     rate = history.commit_rate(view.group, now)
     leader = frame.leader(view.group)
     lead = None if leader is None else frame.node(leader)
@@ -124,7 +133,7 @@ def _second(frame: ClusterFrame, picture: Picture, view: View, width: int) -> Ro
                 (" fsync/s", "headdim"),
             ],
         ]
-    right = _verdict(frame, picture, view)
+    right = _verdict(picture, view)
     return spread(_whole_parts(parts, width - width_of(right)), right, width, "head")
 
 
@@ -142,11 +151,10 @@ def _slow(p99_ms: float) -> Span:
     return f"{p99_ms:5.1f} ms", "headwarn" if p99_ms > 10 else "head"
 
 
-def _verdict(frame: ClusterFrame, picture: Picture, view: View) -> list[Span]:
-    age = picture.clock_ms - frame.unix_ms
+def _verdict(picture: Picture, view: View) -> list[Span]:
     if picture.problem:
         return [(f"{picture.problem} ", "bad")]
-    if view.mode == "live" and age > SILENT_MS:
+    if view.mode == "live" and (age := _silent_ms(picture)):
         return [(f"NO FRAMES for {duration(age)} ", "bad")]
     if picture.verdict is not None:
         return [(f"{picture.verdict.text} ", picture.verdict.style)]

@@ -84,6 +84,13 @@ class History:
         """Take in a frame; one that is not newer than the newest is ignored."""
         self._add(sample_of(frame))
 
+    def put_before(self, samples: Iterable[Sample]) -> None:
+        """Take in what was before the oldest sample; what is not older than it is ignored."""
+        kept, self._samples = self._samples, []
+        oldest = kept[0].unix_ms if kept else None
+        for sample in (*(s for s in samples if oldest is None or s.unix_ms < oldest), *kept):
+            self._add(sample)
+
     def _add(self, sample: Sample) -> None:
         samples = self._samples
         if samples and sample.unix_ms <= samples[-1].unix_ms:

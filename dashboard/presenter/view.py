@@ -76,6 +76,8 @@ class Picture:
     """Where the clock of the event list begins."""
     clock_ms: int = 0
     deeds: tuple[Deed, ...] = ()
+    later: Sequence[Event] = ()
+    """Events after the cursor: the line of time and the list that is chosen from show them, too."""
     verdict: Verdict | None = None
     problem: str | None = None
 
@@ -97,10 +99,17 @@ class View:
     caption: str = ""
     scroll: int = 0
     filter: str = ""
+    chosen: int | None = None
+    """The number of the event that is chosen, while the list of events is open."""
     demo: bool = False
     notice: str = ""
     speed: float = 0.0
     """Of a replay; 0 stands still."""
+
+    @property
+    def listing(self) -> bool:
+        """Whether keys choose among events."""
+        return self.page == "main" and self.chosen is not None
 
 
 class Standing(NamedTuple):

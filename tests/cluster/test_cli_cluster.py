@@ -551,3 +551,14 @@ def test_a_full_disk_refuses_puts_serves_reads_and_recovers(call, desk, tmp_path
         assert call("kv", "put", "after", "x")[0] == 0
         assert call("kv", "get", "kept")[1] == b"safe"
         assert call("kv", "get", "refused")[0] == 1
+
+
+def test_a_mark_is_among_the_events_afterwards(call, held, three):
+    document = held("mark", "load", "doubled")
+    assert (document["schema"], document["kind"]) == ("raftdeck.mark/1", "mark")
+    assert three.events()[-1].text == "load doubled"
+    code, out, _ = call("mark", "and halved")
+    assert (code, out.decode().split(": ")[1]) == (0, "and halved\n")
+    code, _, err = call("mark")
+    assert code == 2
+    assert "WORDS" in err

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
+from cluster.api import ActionResult
 from cluster.client import Client
 from cluster.client_types import KeyValue, RangeResult
 from cluster.demo.collect import NodeTotals
 from cluster.demo.report import Report
-from cluster.demo.tour import Fault, steps_for
+from cluster.demo.tour import Fault, Step, Tour, steps_for
 from cluster.demo.verify import Findings, View, verify
 from cluster.demo.writer import (
     BYTES_TARGET,
     ITEMS_TARGET,
     Acknowledged,
     Plan,
+    Writer,
     plan_rounds,
 )
+from cluster.frames import ClusterFrame, NodeFrame, ProcessState, ProcessTruth
 from cluster.workload import Workload, synthetic
 
 
@@ -138,3 +146,82 @@ def test_nothing_acknowledged_is_unknown() -> None:
     view = View("leader", 0, 0, (), (), (), "")
     empty = replace(report(Findings((view,)), KILL), acknowledged=Acknowledged())
     assert empty.verdict == "unknown"
+
+
+class Bench:
+    """A cluster whose leader serves until `kill` returns, and a writer that is asked since when."""
+
+    acked = 41
+
+    def __init__(self) -> None:
+        self.moment = self.dead_at = 0.0
+        self.marks: list[tuple[str, str, str]] = []
+        self.step = ""
+
+    def kill(self, selector: str, seed: int | None = None) -> ActionResult:
+        threading.Event().wait(0.02)
+        self.dead_at = time.monotonic()
+        return ActionResult("kill", selector, (2,), {"n2": "killed"})
+
+    start = pause = resume = kill
+
+    @contextmanager
+    def as_step(self, step: str) -> Iterator[None]:
+        self.step = step
+        yield
+        self.step = ""
+
+    def mark(self, text: str, effect: str = "") -> None:
+        self.marks.append((self.step, text, effect))
+
+    def last_frame(self) -> ClusterFrame:
+        truth = ProcessTruth(ProcessState.KILLED, "user", 0, 1, signal=9)
+        return ClusterFrame(1, 0, "", "", 0, 1, (NodeFrame(2, truth),))
+
+    def wait_for_ack_after(self, moment: float, timeout_s: float) -> float | None:
+        self.moment = moment
+        return moment + 0.121
+
+
+def test_a_write_that_the_dying_leader_acked_does_not_end_the_leaderless_time() -> None:
+    bench: Any = Bench()
+    said: list[str] = []
+    tour = Tour(bench, bench, said.append)
+    tour.do(Step(0.1, "kill", "leader", "why"), time.monotonic(), "1/6")
+    assert bench.moment >= bench.dead_at
+    [fault] = tour.faults
+    assert fault.leaderless_ms == pytest.approx(121)
+    assert bench.marks == [
+        ("1/6 kill leader", "kill n2: measured", "next write acked in 121 ms · 41 acked")
+    ]
+    assert said[-1] == "  n2 killed, says the kernel; next write acked in 121 ms"
+
+
+@pytest.mark.parametrize("nodes", [1, 3, 5, 11, 15])
+def test_a_caption_fits_a_small_screen(nodes: int) -> None:
+    for step in steps_for(nodes):
+        assert len(f" in 10 s: step 1/6: {step.caption}") <= 80
+
+
+class Acking:
+    """A client that acknowledges everything at once."""
+
+    def put_nowait(self, key: bytes, value: bytes, timeout_s: float) -> Any:
+        future: Future[None] = Future()
+        future.set_result(None)
+        return future
+
+
+@pytest.mark.parametrize("trickle_s", [0.0, 0.002])
+def test_a_writer_ends_with_its_plan_unless_it_is_to_trickle_on(trickle_s: float) -> None:
+    client: Any = Acking()
+    endless = replace(synthetic(10, 10), overwrites=False)
+    writer = Writer(client, Plan(endless, 1, 0.0, trickle_s))
+    writer.start()
+    assert writer.wait_for_acks(10, 20)
+    began = time.monotonic()
+    assert (writer.wait_for_ack_after(began, 20) is not None) == bool(trickle_s)
+    assert writer.wait_for_acks(15, 20) == bool(trickle_s)
+    assert writer.done == (not trickle_s)
+    assert writer.finish(20)
+    assert writer.done

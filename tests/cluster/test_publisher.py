@@ -31,6 +31,7 @@ class Tape:
         self.kept = []
         self.full = False
         self.problem = None
+        self.works = True
         self.closed = False
 
     def record(self, document, events):
@@ -117,6 +118,15 @@ def test_what_happens_makes_a_frame_but_not_twenty(desk_of, monkeypatch):
     monkeypatch.setattr(cluster.publisher, "EVENT_FRAME_S", 0)
     publisher.publish()
     assert [len(new) for _, new in tape.kept] == [1, 19]
+
+
+def test_a_frame_that_was_due_anyhow_does_not_delay_the_one_that_shows_an_event(desk_of):
+    tape = Tape()
+    publisher, _, _, events = desk_of(tape)
+    publisher.publish()
+    events.add("killed", "n1 killed", cause="user")
+    publisher.publish_events()
+    assert [len(new) for _, new in tape.kept] == [0, 1]
 
 
 def test_events_that_the_recorder_could_not_take_are_handed_over_again(desk_of):

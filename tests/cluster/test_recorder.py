@@ -1,7 +1,9 @@
 """A recording: what is written is read back, bounded, and survives what happens to it."""
 
+import errno
 import os
 import random
+import re
 import threading
 from dataclasses import replace
 
@@ -15,13 +17,13 @@ from cluster.chunks import (
     FULL,
     ChunkHeader,
     changes_between,
+    decode_header,
     encode_header,
     encode_record,
     entries,
     patched,
 )
 from cluster.exits import CommandError, Exit
-from cluster.feed import FrameSource
 from cluster.frames import EVENTS_MAX, Event
 from cluster.recorder import FULL_EVERY, Recorder, Recording
 from cluster.recording import chunk_paths, list_recordings
@@ -97,8 +99,7 @@ def test_frames_and_events_come_back_as_they_were(begin, tmp_path, place):
     story.tell(2 * FULL_EVERY + 7, happens={0, 3, 60})
     story.recorder.close()
     with Recording.open(tmp_path) as recording:
-        source: FrameSource = recording
-        assert list(source.frames_since(0)) == story.frames
+        assert list(recording.frames_since(0)) == story.frames
         assert recording.events() == tuple(story.events)
         assert recording.latest() == story.frames[-1]
         assert recording.span() == (story.frames[0].unix_ms, story.frames[-1].unix_ms)
@@ -123,20 +124,6 @@ def test_any_moment_is_found_at_once(begin, tmp_path):
         part = list(recording.frames(story.frames[5].unix_ms, story.frames[9].unix_ms))
         assert part == story.frames[5:10]
         assert list(recording.frames_since(story.frames[-3].sequence)) == story.frames[-2:]
-
-
-def test_one_jumps_from_event_to_event(begin, tmp_path):
-    story = begin()
-    story.tell(30, happens={2, 9, 20})
-    story.recorder.close()
-    first, second, third = story.events
-    with Recording.open(tmp_path) as recording:
-        assert recording.next_event(None, 0) == first
-        assert recording.next_event("killed", first.unix_ms) == second
-        assert recording.next_event("leader", 0) is None
-        assert recording.previous_event(None, third.unix_ms) == second
-        assert recording.previous_event("killed", first.unix_ms) is None
-        assert recording.events_since(1) == (second, third)
 
 
 def test_a_recording_is_read_while_it_is_written(begin, tmp_path, eventually):
@@ -189,7 +176,7 @@ def test_the_oldest_goes_and_the_bound_holds(begin, tmp_path, place):
     story = begin(bytes_max=96 << 10)
     for _ in range(40):
         story.tell(20, happens={4})
-        assert sum(path.stat().st_size for path in chunk_paths(place)) <= 98 << 10
+        assert sum(map(cluster.recording._size, chunk_paths(place))) <= 98 << 10
     story.recorder.close()
     with Recording.open(tmp_path) as recording:
         kept = list(recording.frames_since(0))
@@ -239,7 +226,8 @@ def test_a_tail_is_cut_wherever_the_writer_was_killed(begin, tmp_path, place):
     rng = random.Random(11)
     for size in (len(whole) - 1, *(rng.randrange(200, len(whole)) for _ in range(60))):
         path.write_bytes(whole[:size])
-        with Recording.open(tmp_path) as recording:
+        with Recording(tmp_path) as recording:
+            recording.refresh()
             kept = list(recording.frames_since(0))
             assert [frame.sequence for frame in kept] == [
                 frame.sequence for frame in story.frames[: len(kept)]
@@ -286,6 +274,44 @@ def test_a_newer_schema_is_refused_and_a_foreign_file_named(tmp_path, place, mon
     assert caught.value.exit_code is Exit.USAGE
 
 
+def test_what_cannot_be_read_is_named_and_the_rest_is_shown(begin, tmp_path, place):
+    older = begin(replace(HEADER, run="1-98"))
+    older.tell(12)
+    older.recorder.close()
+    story = begin()
+    story.tell(12)
+    story.recorder.close()
+    with Recording.open(tmp_path) as recording:
+        assert recording.damage == ()
+    _, second = chunk_paths(place)
+    whole = second.read_bytes()
+    second.write_bytes(whole[:-3])
+    (place / "00000003.rec").write_bytes(b"garbage" * 1000)
+    with Recording.open(tmp_path) as recording:
+        assert list(recording.frames_since(0)) == story.frames[:-1]
+        foreign, cut = recording.damage
+        assert "00000003.rec: not a recording" in foreign
+        [(offset, length)] = [(e.offset, e.length) for e in entries_of(whole)][-1:]
+        told = rf"00000002\.rec: the record at byte {offset:,} .* {length - 3:,} bytes are not read"
+        assert re.search(told, cut), cut
+    assert [run.number for run in list_recordings(tmp_path)] == [1, 2]
+
+
+def entries_of(whole):
+    _, begin = decode_header(whole, "") or (None, 0)
+    return list(entries(whole[begin:], begin))
+
+
+def test_a_run_without_a_whole_frame_is_no_recording(tmp_path, place):
+    place.mkdir()
+    path = place / "00000001.rec"
+    for rest, words in ((b"", "holds no whole frame"), (b"x" * 40, "40 bytes are not read")):
+        path.write_bytes(encode_header(HEADER) + rest)
+        with pytest.raises(CommandError, match=words) as caught:
+            Recording.open(tmp_path)
+        assert caught.value.exit_code is Exit.UNKNOWN
+
+
 def test_where_nothing_is_recorded_that_is_said(tmp_path):
     with pytest.raises(CommandError, match="nothing is recorded") as caught:
         Recording.open(tmp_path)
@@ -311,15 +337,61 @@ def test_a_failing_disk_is_counted_told_once_and_tried_again(
     story = begin()
     story.tell(5, happens={1})
     assert eventually(lambda: story.recorder.failures >= 5)
-    assert "the recording has gaps" in story.recorder.news()
+    assert not story.recorder.works
+    assert "not recorded: File exists: " in story.recorder.news()
     assert story.recorder.news() is None
     place.unlink()
     story.tell(5)
     story.recorder.close()
+    assert story.recorder.works
+    assert story.recorder.news() == "recorded again: 5 frames are missing"
     with Recording.open(tmp_path) as recording:
         kept = list(recording.frames_since(0))
         assert [f.sequence for f in kept] == [f.sequence for f in story.frames[5:]]
         assert recording.events() == tuple(story.events), "an event that had to wait is not lost"
+
+
+def test_a_disk_that_stays_full_costs_nothing_of_what_was_recorded_before(
+    begin, tmp_path, place, monkeypatch
+):
+    monkeypatch.setattr(cluster.recorder, "RETRY_S", 0.0)
+    monkeypatch.setattr(cluster.recorder, "FILES_MAX", 8)
+    story = begin()
+    story.tell(10)
+    story.recorder.close()
+    before = chunk_paths(place)
+
+    def full(self, record):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.recorder._Writer, "_append", full)
+        again = begin(replace(HEADER, run="2-99"))
+        again.tell(60)
+        again.recorder.close()
+    assert again.recorder.failures == 60
+    assert chunk_paths(place) == before
+    with Recording.open(tmp_path) as recording:
+        assert list(recording.frames_since(0)) == story.frames
+
+
+def test_a_disk_that_is_full_now_and_then_is_not_told_of_for_ever(begin, place, monkeypatch):
+    monkeypatch.setattr(cluster.recorder, "RETRY_S", 0.0)
+    real, turn = cluster.recorder._Writer._append, iter(range(10_000))
+
+    def moody(self, record):
+        if next(turn) % 3 == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+        real(self, record)
+
+    monkeypatch.setattr(cluster.recorder._Writer, "_append", moody)
+    story = begin()
+    story.tell(200)
+    story.recorder.close()
+    assert story.recorder.failures > 50
+    told = [words for _ in range(100) if (words := story.recorder.news())]
+    about_the_disk = [words for words in told if "gaps in" not in words]
+    assert len(about_the_disk) == cluster.recorder.NEWS_MAX
 
 
 def test_a_disk_that_keeps_half_a_record_costs_no_other(begin, tmp_path, monkeypatch, eventually):
@@ -346,7 +418,7 @@ def test_a_disk_that_keeps_half_a_record_costs_no_other(begin, tmp_path, monkeyp
     story.recorder.close()
     assert len(whole) == 1
     assert real is os.fdopen
-    assert "No space left" in writer.problem
+    assert "No space left" in story.recorder.news()
     with Recording.open(tmp_path) as recording:
         kept = [frame.sequence for frame in recording.frames_since(0)]
     assert kept == [frame.sequence for frame in story.frames[:3] + story.frames[4:]]
@@ -361,7 +433,7 @@ def test_a_disk_that_hangs_holds_nobody_up(begin, place, monkeypatch):
     taken = [story.recorder.record(frame, ()) for _ in range(100)]
     assert not taken[-1]
     assert story.recorder.dropped > 0
-    assert "the disk does not keep up" in story.recorder.news()
+    assert "the disk is too slow" in story.recorder.news()
     story.recorder.close()
     gate.set()
 

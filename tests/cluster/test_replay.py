@@ -1,4 +1,4 @@
-"""A recording as text and as a film (`cluster.replay`), and the verbs that show it."""
+"""A recording as text (`cluster.replay`), and the verbs that show it."""
 
 import json
 from dataclasses import replace
@@ -13,7 +13,7 @@ from cluster.frames import Event
 from cluster.paths import FileLock, Holder, default_data_dir
 from cluster.recorder import Recorder
 from cluster.recording import chunk_paths
-from cluster.replay import cast, documents, marks, narrate, plain_picture
+from cluster.replay import documents, marks, narrate
 from cluster.spec import SPEC_FILE, ClusterSpec
 
 BEGIN = 1_795_000_000_000
@@ -79,32 +79,6 @@ def test_documents_are_in_the_order_of_time(story):
     ]  # fmt: skip
     assert found[0]["frame"]["schema"] == "raftdeck.frame/1"
     assert json.loads(json.dumps(found[2]))["effect"] == "exit -9"
-
-
-def test_a_film_has_a_head_pictures_and_a_marker_per_event(story):
-    frames, events = story
-    head, *rest = [json.loads(line) for line in cast(frames, events, (60, 9), title="deck")]
-    assert (head["version"], head["width"], head["height"], head["title"]) == (2, 60, 9, "deck")
-    times = [moment for moment, _, _ in rest]
-    assert times == sorted(times)
-    markers = [(moment, text) for moment, kind, text in rest if kind == "m"]
-    assert markers == [(0.25, "n1 killed (signal SIGKILL)"), (0.39, "n2 elected leader")]
-    pictures = [text for _, kind, text in rest if kind == "o"]
-    assert len(pictures) == 4, "what looks the same is drawn once"
-    for picture in pictures:
-        lines = picture.removeprefix("\x1b[H\x1b[2J").split("\r\n")
-        assert len(lines) <= 9
-        assert max(map(len, lines)) <= 60
-
-
-def test_any_function_may_draw_the_film(story):
-    frames, events = story
-    drawn = list(cast(frames, events, (60, 9), draw=lambda frame: f"\x1b[1m{marks(frame)}"))
-    assert json.loads(drawn[1])[2] == "\x1b[H\x1b[2J\x1b[1m^ o o"
-    assert plain_picture(frames[-1]).splitlines()[-2:] == [
-        "11:06:40.250  n1 killed (signal SIGKILL) · by you → exit -9",
-        "11:06:40.390  n2 elected leader → 121 ms leaderless",
-    ]
 
 
 # --- the verbs ------------------------------------------------------------------------
@@ -184,7 +158,8 @@ def test_runs_are_listed_shown_and_pruned(recorded):
         (("replay", "./nowhere"), "no such file"),
         (("runs", "prune", "nothing.rec"), "no such file"),
         (("export", "deck"), "give one of --jsonl FILE and --cast FILE"),
-        (("export", "deck", "--cast", "-", "--size", "big"), "write it as 120x32"),
+        (("export", "deck", "--cast", "-", "--size", "big"), "write it as 120x36"),
+        (("export", "deck", "--cast", "-", "--size", "0x9999"), "1 to 1,000 columns"),
     ],
 )
 def test_a_wrong_run_or_option_says_what_is_right(recorded, arguments, words):

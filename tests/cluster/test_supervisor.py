@@ -134,6 +134,18 @@ def test_events_tell_what_they_did_and_which_step_of_a_scenario_wanted_it(cluste
     assert caught.value.exit_code is Exit.USAGE
 
 
+def test_a_mark_is_an_event_with_its_words_its_effect_and_its_step(cluster):
+    with cluster.as_step("3/6 kill leader"):
+        marked = cluster.mark("n1 measured", "next write acked after 121 ms")
+    mine = cluster.mark("x" * 900)
+    assert cluster.events()[-2:] == (marked, mine)
+    assert (marked.kind, marked.cause, marked.node) == ("mark", "user", None)
+    assert (marked.step, marked.effect) == ("3/6 kill leader", "next write acked after 121 ms")
+    assert (len(mine.text), mine.by) == (500, "you")
+    with pytest.raises(CommandError, match="text: a text of at most"):
+        cluster.mark("x" * 2_000)
+
+
 def test_the_end_of_one_subscription_does_not_silence_another(cluster):
     """XPUB tells of each topic's last subscriber; there may be others, of other topics."""
     with zmq.Context() as context, context.socket(zmq.SUB) as stranger:

@@ -9,6 +9,7 @@ import pytest
 from cluster.actions import ACTIONS
 from cluster.api import ActionResult
 from cluster.exits import CommandError, Exit
+from cluster.frames import Event
 from dashboard.desk import Desk
 from dashboard.source import FakeSource
 from tests.dashboard.scenes import frames_of
@@ -38,6 +39,15 @@ class FakeHands:
         states = {name: STATES.get(action.name, "running") for name in names}
         nodes = tuple(int(name[1:]) for name in names)
         future.set_result(ActionResult(action.name, selector, nodes, states))
+        return future
+
+    def mark(self, text):
+        self.did.append(("mark", text))
+        future: Future = Future()
+        if self.refusal:
+            future.set_exception(CommandError(Exit.FAILED, self.refusal))
+        else:
+            future.set_result(Event(99, 0, "user", "mark", None, text))
         return future
 
 

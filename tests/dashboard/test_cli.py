@@ -68,11 +68,13 @@ def test_the_narrator_tells_each_event_once_and_what_changed_without_one():
     narrator = Narrator()
     lines = [line for frame in frames_of("frozen", 3) for line in narrator.lines(frame)]
     assert [line.split()[1] for line in lines] == [
-        "started", "leader", "killed", "leader", "started", "frozen", "change",
+        "started", "leader", "now", "killed", "leader", "started", "frozen", "change",
     ]  # fmt: skip
+    assert lines[0].split(maxsplit=2)[2] == "–  n1 started (pid 4001) · you", "nobody saw it"
+    assert "○ ▲ ○  t7 c150,000 3/3" in lines[2]
+    assert "n1 killed (signal 9) · you" in lines[3]
+    assert "seen 121 ms after n1 killed" in lines[4]
     assert "○ ▲ ‖" in lines[-1]
-    assert "seen 121 ms after n1 killed" in lines[3]
-    assert "a command" in lines[2]
 
 
 def test_a_film_shows_each_frame_as_the_screen_would():

@@ -12,9 +12,12 @@ from cluster.frames import Event
 from dashboard.chord import keys_of
 from dashboard.desk import Desk
 from dashboard.keys import KEYS, keys_on
-from dashboard.presenter.view import PAGES
+from dashboard.presenter.screen import compose
+from dashboard.presenter.text import plain
+from dashboard.presenter.view import PAGES, Size, Verdict
 from tests.dashboard.scenes import START_MS
 
+MIDDLE = Size(120, 36)
 FEATURES = frozenset({"act", "demo", "replay"})
 
 
@@ -321,8 +324,7 @@ def test_a_notice_goes_by_itself(rig):
 
 class FakeTour:
     caption = "in 3 s: step 1/6: kill -9 of the leader"
-    verdict = None
-    deeds = ()
+    verdict: Verdict | None = None
 
     def __init__(self):
         self.calls = []
@@ -346,6 +348,17 @@ def test_a_tour_is_hastened_paused_and_taken_over(make_rig):
     assert rig.hands.did == [("kill", "n2")]
 
 
+def test_what_the_writer_found_so_far_is_not_shown_in_the_past(make_rig):
+    tour = FakeTour()
+    tour.verdict = Verdict("22,257 puts acked")
+    rig = make_rig(tour=tour)
+    assert rig.desk.picture.verdict == tour.verdict
+    rig.press("left_curly_bracket")
+    assert rig.desk.picture.verdict is None
+    rig.press("G")
+    assert rig.desk.picture.verdict == tour.verdict
+
+
 def test_without_a_leader_l_says_so(make_rig):
     rig = make_rig("noquorum")
     rig.press("l")
@@ -362,3 +375,125 @@ def test_an_event_after_the_cursor_is_not_shown(make_rig):
     assert event not in rig.desk.picture.events
     rig.press("space")
     assert event in rig.desk.picture.events
+
+
+# --- choosing an event, and marks -----------------------------------------------------
+
+
+def listed(desk, size=MIDDLE):
+    """The rows of the event pane, as text."""
+    rows = [plain(row) for row in compose(desk.picture, desk.view, size, desk.beside)]
+    top = next(at for at, row in enumerate(rows) if "─ EVENTS" in row)
+    end = next((at for at in range(top + 1, len(rows)) if rows[at].startswith("└")), len(rows) - 2)
+    return rows[top : end + 1]
+
+
+def test_an_event_is_chosen_in_the_list_and_enter_goes_there(rig):
+    rig.press("v")
+    assert rig.desk.view.chosen == 6
+    assert "6 of 6 · enter: go there · esc" in listed(rig.desk)[0]
+    assert [row[1] for row in listed(rig.desk)[1:-1] if row[1] == "▸"] == ["▸"]
+    rig.press("k", "up")
+    assert "n2 elected leader" in next(row for row in listed(rig.desk) if row[1] == "▸")
+    assert rig.desk.view.mode == "live", "choosing alone moves no time"
+    rig.press("enter")
+    assert rig.desk.frame.unix_ms == START_MS + 5_300
+    assert rig.desk.view.mode == "frozen"
+    rows = listed(rig.desk)
+    assert "4 of 6" in rows[0]
+    assert "n3 frozen" in "".join(rows), "what is after the cursor can be chosen, too"
+    rig.press("j", "j", "enter")
+    assert rig.desk.frame.unix_ms == START_MS + 9_000
+    rig.press("pageup", "enter")
+    assert "before the oldest frame: the script begins here" in rig.desk.view.notice
+    rig.press("G")
+    assert (rig.desk.view.mode, rig.desk.view.chosen) == ("live", None)
+    assert "n3 frozen" in listed(rig.desk)[-2]
+
+
+def test_a_list_that_is_left_leaves_time_and_panes_as_they_were(rig):
+    rig.press("tab", "v", "k", "enter", "escape")
+    assert (rig.desk.view.chosen, rig.desk.view.tab) == (None, 1)
+    assert rig.desk.frame.unix_ms == START_MS + 7_400
+    rig.press("v", "v", "j")
+    assert rig.desk.view.chosen is None
+    rig.press("/", *"nothing like it", "enter", "v")
+    assert "no event to choose" in rig.desk.view.notice
+
+
+def test_other_pages_have_their_own_keys_while_an_event_is_chosen(rig):
+    rig.press("v", "?", "j")
+    assert (rig.desk.view.scroll, rig.desk.view.chosen) == (1, 6)
+    rig.press("escape", "t", "enter")
+    assert (rig.desk.view.page, rig.desk.view.mode) == ("main", "live")
+    rig.press("o", "escape")
+    assert (rig.desk.view.page, rig.desk.view.chosen) == ("main", 6)
+    rig.press("escape")
+    assert rig.desk.view.chosen is None
+
+
+def test_only_what_passes_the_filter_is_chosen(rig):
+    rig.press("/", *"leader", "enter", "v")
+    assert rig.desk.view.chosen == 4
+    rig.press("k")
+    assert rig.desk.view.chosen == 2
+    assert "1 of 2" in listed(rig.desk)[0]
+    rig.press("k", "pageup")
+    assert rig.desk.view.chosen == 2
+
+
+def test_the_list_takes_the_lower_part_of_a_small_screen(rig):
+    before = len(listed(rig.desk, Size(80, 24)))
+    rig.press("v")
+    assert len(listed(rig.desk, Size(80, 24))) > before + 5
+
+
+def test_a_mark_is_put_into_the_recording_of_a_living_cluster(rig):
+    rig.press("m")
+    rig.press(":", *"mark it slows down", "enter")
+    assert rig.hands.did == [("mark", "mark 1"), ("mark", "it slows down")]
+    assert "'it slows down' is in the recording" in rig.desk.view.notice
+    rig.hands.refusal = "the supervisor is gone"
+    rig.press("m")
+    assert "mark: the supervisor is gone" in rig.desk.view.notice
+
+
+@pytest.mark.parametrize(
+    ("options", "keys", "why"),
+    [
+        ({"kind": "replay", "hands": False}, ("right_curly_bracket",), "is not written to"),
+        ({"hands": False}, (), "--readonly"),
+        ({}, ("left_curly_bracket",), "this is the past"),
+    ],
+)
+def test_where_nothing_is_written_a_mark_is_kept_on_the_screen(make_rig, options, keys, why):
+    rig = make_rig(**options)
+    rig.press(*keys, "m")
+    marked = rig.desk.time.now_ms
+    assert why in rig.desk.view.notice
+    rig.press(":", *"mark first look", "enter")
+    assert not getattr(rig.hands, "did", [])
+    rig.press("end")
+    marks = [event.text for event in rig.desk.picture.events if event.kind == "mark"]
+    assert marks == ["mark 1", "first look"]
+    rig.press("home", "apostrophe")
+    assert rig.desk.time.now_ms == marked
+    rig.press("apostrophe")
+    assert "no such event after" in rig.desk.view.notice
+    rig.press("end", "quotation_mark")
+    if marked < rig.desk.picture.newest_ms:
+        assert rig.desk.time.now_ms == marked
+
+
+def test_where_time_ends_it_is_said_why(rig):
+    rig.press("home", "left_curly_bracket")
+    assert rig.desk.view.notice == "the script begins here"
+    rig.press("left_square_bracket")
+    assert "no such event before this moment: the script begins here" in rig.desk.view.notice
+
+
+def test_the_line_of_time_shows_what_is_after_the_cursor(rig):
+    rig.press("home")
+    row = plain(compose(rig.desk.picture, rig.desk.view, Size(120, 36), rig.desk.beside)[-2])
+    assert "‖" in row
+    assert row.index("●") < row.index("▲") < row.index("‖")

@@ -11,7 +11,8 @@ from cluster.actions import ACTIONS
 from dashboard.chord import choices_for, chord_view
 from dashboard.keys import keys_on
 from dashboard.presenter.charts import _bands, entries_chart, latency_chart
-from dashboard.presenter.events import cause_of, effect_of, filtered
+from dashboard.presenter.events import cause_of, effect_of, event_rows, filtered
+from dashboard.presenter.header import header_rows
 from dashboard.presenter.history import SAMPLES_MAX, History, Lag, Sample
 from dashboard.presenter.links import link_cell
 from dashboard.presenter.microscope import FrameSight, WalSight
@@ -191,8 +192,34 @@ def test_an_event_names_its_cause():
     deeds = (Deed(START_MS + 5_000, START_MS + 5_200, (1,), "you (x k)"),)
     assert cause_of(EVENTS[2], deeds) == "you (x k)"
     assert cause_of(EVENTS[3], deeds) == "system"
-    assert cause_of(EVENTS[4], deeds) == "a command"
+    assert cause_of(EVENTS[4], deeds) == "you", "as a recording has it, which knows no keys"
+    assert cause_of(replace(EVENTS[2], step="1/6 kill leader"), deeds) == "step 1/6 kill leader"
+    assert cause_of(replace(EVENTS[3], step="2: transfer"), ()) == "step 2: transfer"
     assert [e.sequence for e in filtered(EVENTS, "leader n2")] == [4]
+
+
+def test_an_effect_that_nobody_measured_is_a_dash_and_a_measured_one_is_told():
+    frames = frames_of("healthy", 3)
+    told = replace(EVENTS[5], sequence=7, kind="mark", effect="next new write acked after 121 ms")
+    events = (*EVENTS, told, replace(told, sequence=8, effect=""))
+    picture = replace(picture_of(frames), events=events)
+    text = [plain(row) for row in event_rows(picture, view_of("healthy"), Size(118, 20))]
+    frozen = next(line for line in text if "n3 frozen" in line and "‖" in line)
+    assert frozen.rstrip("│ ").endswith("→ –")
+    assert "◆" in text[7]
+    assert "→ next new write acked after 121 ms" in text[7]
+    assert "→" not in text[8], "a mark promises no effect"
+
+
+def test_the_header_and_the_table_tell_one_commit_index_whatever_the_history_kept():
+    frames = frames_of("healthy", 3)
+    history = History()
+    history.add(frames[100])  # a long look back keeps a frame of each second
+    picture = replace(picture_of(frames), history=history)
+    header = plain(header_rows(picture, view_of("healthy"), Size(120, 2))[1])
+    leading = frames[-1].node(2).group(0)
+    assert leading is not None
+    assert f"{leading.commit:,}" in header
 
 
 def test_numbers_never_lose_digits_silently():

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.recording import Recording
+
 RAFTDECK = [sys.executable, "-c", "import sys; from dashboard.cli import main; sys.exit(main())"]
 
 
@@ -57,6 +59,18 @@ def test_the_demo_loses_nothing_and_says_so_in_one_document(tmp_path: Path, desk
     assert (data / "n1" / "wal").is_dir()
     assert done.stderr.rstrip().splitlines()[-1].endswith(str(data))
     assert not processes_of(desk)
+    with Recording.open(data) as recording:
+        events = recording.events()
+    causes = [e.by for e in events if e.kind in ("killed", "frozen", "thawed")]
+    assert causes[0] == "step 1/6 kill leader"
+    assert set(causes) == {
+        "step 1/6 kill leader", "step 3/6 pause followers", "step 4/6 resume frozen",
+        "step 5/6 kill minority",
+    }  # fmt: skip
+    told = [event for event in events if event.kind == "mark"]
+    assert len(told) == 7, "what each step did to the writes, and the verdict, are in the recording"
+    assert all("next write acked in" in event.effect for event in told[:6])
+    assert told[-1].effect.startswith(f"PASS: {document['ops']['acked']:,} acked, 0 lost")
 
 
 @pytest.mark.timeout(120)

@@ -109,7 +109,7 @@ def test_a_signal_ends_the_demo_its_cluster_and_restores_the_terminal(
     screen.await_text("step 1/6")
     if number == signal.SIGHUP:
         screen.press("n")
-        screen.await_text("tour step 1/6")
+        screen.await_text("step 1/6 kill")
         screen.await_text("step 2/6")
     screen.process.send_signal(number)
     assert screen.ends() == 128 + number
