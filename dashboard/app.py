@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from rich.console import RenderableType
 from textual import events
+from textual._ansi_sequences import SYNC_END, SYNC_START
 from textual.app import App, ComposeResult
+from textual.screen import Screen
 
 from dashboard.desk import Desk
 from dashboard.dossier import Microscope, read_dossier
@@ -21,8 +24,9 @@ from dashboard.presenter.microscope import WalSight
 from dashboard.presenter.node_detail import Dossier
 from dashboard.presenter.screen import layout, overlay_rows, pane_rows
 from dashboard.presenter.view import Size
-from dashboard.themes import BACKGROUNDS, THEMES
-from dashboard.widgets.pane import PaneView
+from dashboard.themes import THEMES
+from dashboard.widgets.canvas import Canvas
+from dashboard.widgets.ink import Ink
 
 __all__ = ["DeckApp", "Look"]
 
@@ -45,6 +49,9 @@ EVERY: Final = {"links": 2, "charts": 5, "timeline": 5, "events": 2}
 READ_EVERY: Final = 5
 """Files are read at every n-th tick while their page is open: twice a second."""
 INTERRUPTED: Final = 130
+QUEUED_WRITES_MAX: Final = 1
+"""While more than this waits for a slow terminal, pictures are left out; Textual's own queue holds 30
+and then holds up everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ class Look:
 class DeckApp(App[int]):
     """The dashboard. Its result is the exit code."""
 
-    CSS = "Screen { overflow: hidden; layers: base above; } #overlay { layer: above; }"
+    CSS = "Screen { overflow: hidden; }"
     ENABLE_COMMAND_PALETTE = False
     AUTO_FOCUS = None
 
@@ -71,10 +78,7 @@ class DeckApp(App[int]):
         self.desk = desk
         self.look = look
         self.shade = look.theme
-        self._panes = {
-            name: PaneView(name, self.shade, ascii_only=look.ascii_only) for name in PANES
-        }
-        self._over = PaneView("overlay", self.shade, ascii_only=look.ascii_only)
+        self.canvas = Canvas(self._ink(), ascii_only=look.ascii_only)
         self._ticks = 0
         self._reader: ThreadPoolExecutor | None = None
         self._reading: Future[Dossier | WalSight] | None = None
@@ -85,15 +89,12 @@ class DeckApp(App[int]):
     # ---- life ------------------------------------------------------------------------------
 
     def compose(self) -> ComposeResult:
-        """Make every pane once; sizes and rows come later."""
-        yield from self._panes.values()
-        yield self._over
+        """Make the canvas; its size and panes come later."""
+        yield self.canvas
 
     def on_mount(self) -> None:
         """Begin to tick, and take signals as wishes to leave."""
-        self.screen.styles.background = (
-            BACKGROUNDS[self.shade] if self.shade != "mono" else "ansi_default"
-        )
+        self.app_resume_signal.subscribe(self, lambda _: self.repaint())
         self.paint()
         if not self.look.ticking:
             return
@@ -121,9 +122,9 @@ class DeckApp(App[int]):
         if self._ticks % READ_EVERY == 0 or self._reading is not None:
             changed = self._read() or changed
         if changed or self._ticks % 10 == 0:
-            self.paint(
-                {name for name in PANES if self._ticks % EVERY.get(name, 1) == 0} | {"overlay"}
-            )
+            self.paint({name for name in PANES if self._ticks % EVERY.get(name, 1) == 0})
+        else:
+            self._send()
 
     async def on_event(self, event: events.Event) -> None:
         """Keys go to the desk and nowhere else; everything else is Textual's."""
@@ -135,7 +136,7 @@ class DeckApp(App[int]):
             return
         await super().on_event(event)
 
-    def on_pane_view_clicked(self, message: PaneView.Clicked) -> None:
+    def on_canvas_clicked(self, message: Canvas.Clicked) -> None:
         """A click on a node selects it."""
         words = message.text.strip("│▸> ").split()
         if message.pane == "nodes" and words and words[0].isdigit():
@@ -145,6 +146,7 @@ class DeckApp(App[int]):
     def on_resize(self, event: events.Resize) -> None:
         """Lay everything out anew; Textual's own `size` follows a little later."""
         self._terminal = Size(*event.size)
+        self.canvas.forget()
         self.paint()
 
     def _serve(self) -> None:
@@ -155,6 +157,8 @@ class DeckApp(App[int]):
                 self.exit(0)
             elif request == "theme":
                 self._turn_theme()
+            elif request == "redraw":
+                self.canvas.forget()
             elif request == "screenshot":
                 self._shoot()
 
@@ -163,9 +167,8 @@ class DeckApp(App[int]):
             self.desk.say("no colours were asked for (NO_COLOR)")
             return
         self.shade = THEMES[(THEMES.index(self.shade) + 1) % len(THEMES)]
-        self.screen.styles.background = BACKGROUNDS[self.shade]
-        for pane in (*self._panes.values(), self._over):
-            pane.repaint(self.shade)
+        self.canvas.grid.recolour(self._ink())
+        self.canvas.forget()
 
     def _shoot(self) -> None:
         frame = self.desk.frame
@@ -184,22 +187,47 @@ class DeckApp(App[int]):
     def paint(self, due: set[str] | None = None) -> None:
         """Paint the panes that are due (all of them by default) as the desk has it."""
         size = self._terminal or Size(*self.size)
-        if not self._panes["header"].is_mounted or size.width < 1 or size.height < 1:
+        if not self.canvas.is_mounted or size.width < 1 or size.height < 1:
             return
-        desk = self.desk
+        desk, grid = self.desk, self.canvas.grid
         picture, view, beside = desk.picture, desk.view, desk.beside
         places = layout(view, len(picture.frame.nodes) if picture.frame else 0, size)
-        with self.batch_update():
-            for name, pane in self._panes.items():
-                place = places.get(name)
-                moved = place is not None and not pane.rows
-                pane.move(place)
-                if place is not None and (due is None or name in due or moved or not pane.rows):
-                    pane.show(pane_rows(name, picture, view, place.size, beside))
-            above = overlay_rows(beside, size)
-            self._over.move(above[0] if above else None)
-            if above is not None:
-                self._over.show(above[1])
+        grid.arrange(size, places)
+        for name, place in places.items():
+            if due is None or name in due or grid.is_blank(name):
+                grid.show(name, pane_rows(name, picture, view, place.size, beside))
+        grid.cover(overlay_rows(beside, size))
+        self._send()
+
+    def repaint(self) -> None:
+        """Write every cell again: somebody else wrote to the terminal, or it is another one."""
+        self.canvas.forget()
+        self._send()
+
+    def _send(self) -> None:
+        """Write what differs, unless the terminal is still busy with what it was sent before."""
+        writer = getattr(self._driver, "_writer_thread", None)
+        if not self._running or self._closed:
+            return
+        if writer is not None and writer._queue.qsize() > QUEUED_WRITES_MAX:
+            return
+        text = self.canvas.update()
+        if text:
+            self.write(f"{SYNC_START}{text}{SYNC_END}" if self._sync_available else text)
+
+    def write(self, text: str) -> None:
+        """Hand text to the terminal."""
+        if not self.is_headless and self._driver is not None:
+            self._driver.write(text)
+
+    def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
+        """Let Textual paint nothing: where it would, the canvas is written whole."""
+        if renderable is not None and not self._batch_count:
+            self.repaint()
+        self.post_display_hook()
+
+    def _ink(self) -> Ink:
+        return Ink(self.shade, self.console._color_system)
 
     # ---- files -----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ one cell wide. Shape and word come first: a reader without colours loses nothing
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
@@ -23,6 +24,7 @@ __all__ = [
     "decimal",
     "duration",
     "fit",
+    "one_cell",
     "plain",
     "scaled",
     "scaled_bytes",
@@ -52,6 +54,10 @@ def _table() -> dict[int, str]:
 
 ASCII: Final = _table()
 """Every sign that the screen draws, and the one ASCII character that stands for it."""
+_OF_UNSURE_WIDTH: Final = re.compile(
+    r"[^ -~\u00a1-\u00ac\u00ae-\u02ff\u0370-\u0482\u048a-\u052f" + "".join(map(chr, ASCII)) + "]"
+)
+"""Anything but ASCII, Latin, Greek, Cyrillic, and what the screen draws."""
 
 
 def plain(row: Row) -> str:
@@ -67,6 +73,15 @@ def width_of(row: Iterable[Span]) -> int:
 def ascii_row(row: Row) -> Row:
     """Return the row in ASCII, of the same width; what has no sign of its own becomes "?"."""
     return tuple((_ascii(text), style) for text, style in row)
+
+
+def one_cell(text: str) -> str:
+    """Put "?" for all that is not surely one cell wide: controls, wide signs, combining marks.
+
+    Names and file contents come from outside: none may move what stands right of it, nor reach the
+    terminal as an escape.
+    """
+    return _OF_UNSURE_WIDTH.sub("?", text)
 
 
 def _ascii(text: str) -> str:

@@ -109,11 +109,12 @@ def test_only_rows_that_changed_are_painted(make_rig):
     rig = make_rig("healthy", nodes=11)
 
     async def story(app, pilot):
-        before = {name: pane.painted for name, pane in app._panes.items()}
+        grid = app.canvas.grid
+        before = {name: grid.painted(name) for name in ("header", "nodes", "logs", "links")}
         app.paint()
-        assert {name: pane.painted for name, pane in app._panes.items()} == before
+        assert {name: grid.painted(name) for name in before} == before
         await pilot.press("j")
-        painted = app._panes["nodes"].painted - before["nodes"]
+        painted = grid.painted("nodes") - before["nodes"]
         assert painted == 2, "the row that lost the mark and the one that got it"
 
     run(story, rig)
@@ -196,7 +197,7 @@ def test_without_colours_there_are_none(rig, monkeypatch):
 
 def test_a_click_on_a_node_selects_it(rig):
     async def story(app, pilot):
-        await pilot.click("#nodes", offset=(5, 5))
+        await pilot.click("#canvas", offset=(5, 7))
         await pilot.pause()
 
     run(story, rig)
