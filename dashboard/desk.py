@@ -77,7 +77,7 @@ class Desk:
         self.dossier: Dossier | None = None
         self.sight: WalSight | None = None
         self.requests: list[str] = []
-        """What only the app can do: "leave", "screenshot", "theme"."""
+        """What only the app can do: "leave", "screenshot", "theme", "redraw"."""
         self.actions = actions
         self.time = Timeline(source)
         self._source = source
@@ -577,6 +577,9 @@ class Desk:
 
     def _do_screenshot(self) -> None:
         self.requests.append("screenshot")
+
+    def _do_redraw(self) -> None:
+        self.requests.append("redraw")
 
     def _do_leave(self) -> None:
         if not self._leave_question:

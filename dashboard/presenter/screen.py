@@ -39,7 +39,7 @@ from dashboard.presenter.overlay import (
     palette_rows,
     question_rows,
 )
-from dashboard.presenter.text import Row, ascii_row, fit, plain
+from dashboard.presenter.text import Row, ascii_row, cut, fit, plain, width_of
 from dashboard.presenter.view import TABS, Picture, Size, View
 
 __all__ = ["Beside", "Place", "compose", "layout", "overlay_rows", "pane_rows", "screen_text"]
@@ -234,9 +234,8 @@ def compose(picture: Picture, view: View, size: Size, beside: Beside) -> tuple[R
 
 
 def _over(below: Row, above: Row, x: int, width: int) -> Row:
-    text = plain(below)
-    right = x + sum(len(part) for part, _ in above)
-    return fit([(text[:x], "dim"), *above, (text[right:], "dim")], width)
+    right = x + width_of(above)
+    return fit([*cut(below, 0, x), *above, *cut(below, right, width)], width)
 
 
 def screen_text(rows: Sequence[Row], *, ascii_only: bool = False) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "box",
     "clip",
     "count",
+    "cut",
     "decimal",
     "duration",
     "fit",
@@ -95,6 +96,18 @@ def clip(text: str, width: int) -> str:
     if len(text) <= width:
         return text
     return text[: max(0, width - 1)] + "…" if width > 0 else ""
+
+
+def cut(row: Sequence[Span], start: int, end: int) -> Row:
+    """Return the cells of a row from `start` up to `end`."""
+    found: list[Span] = []
+    x = 0
+    for text, name in row:
+        part = text[max(0, start - x) : max(0, end - x)]
+        if part:
+            found.append((part, name))
+        x += len(text)
+    return tuple(found)
 
 
 def fit(row: Sequence[Span], width: int, style: str = "text") -> Row:

@@ -7,7 +7,7 @@ cut and grouped at the speed of strings.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from rich.color import ColorSystem
 from rich.style import Style
@@ -23,47 +23,56 @@ SPANS_KEPT_MAX: Final = 4_096
 TURNS_KEPT_MAX: Final = 1_024
 
 
+class _Look(NamedTuple):
+    """How a cell looks. A blank one looks like its neighbours on the same ground."""
+
+    style: Style
+    blank: bool
+
+
 class Ink:
     """The looks of a theme. `system` is the terminal's colours; None has none."""
 
     def __init__(self, theme: str, system: ColorSystem | None) -> None:
         self.theme = theme
         self.system = system
-        self._styles: list[Style] = []
-        self._signs: dict[Style, str] = {}
+        self._seen: list[_Look] = []
+        self._signs: dict[_Look, str] = {}
         self.looks = lru_cache(SPANS_KEPT_MAX)(self._looks)
         self.turn = lru_cache(TURNS_KEPT_MAX)(self._turn)
 
     def style(self, look: str) -> Style:
         """Return a look's style."""
-        return self._styles[ord(look) - FIRST_LOOK]
+        return self._seen[ord(look) - FIRST_LOOK].style
 
-    def _look(self, style: Style) -> str:
-        found = self._signs.get(style)
+    def _sign(self, look: _Look) -> str:
+        found = self._signs.get(look)
         if found is None:
-            found = self._signs[style] = chr(FIRST_LOOK + len(self._styles))
-            self._styles.append(style)
+            found = self._signs[look] = chr(FIRST_LOOK + len(self._seen))
+            self._seen.append(look)
         return found
 
     def _looks(self, text: str, name: str) -> str:
         """Return a look per character; of a blank only its ground is seen, so only that counts."""
         style = style_of(self.theme, name)
-        look, blank = self._look(style), self._look(_ground(style))
-        if " " not in text or look == blank:
+        look = self._sign(_Look(style, False))
+        if " " not in text:
             return look * len(text)
+        blank = self._sign(_Look(_ground(style), True))
         return "".join([blank if sign == " " else look for sign in text])
 
     def _turn(self, before: str | None, after: str) -> str:
         """Return the escape that leads from one look to another; None is a state not known."""
-        new = self.style(after)
+        new, blank = self._seen[ord(after) - FIRST_LOOK]
         attributes, colour, ground = self._codes(new)
         if before is not None:
-            old_attributes, old_colour, old_ground = self._codes(self.style(before))
-            if old_ground == ground and new == _ground(new) == _ground(self.style(before)):
-                return ""  # a blank: the pen may stay as it is
+            old = self.style(before)
+            if blank and new == _ground(old):
+                return ""  # the pen may stay as it is
+            old_attributes, old_colour, old_ground = self._codes(old)
             if old_attributes == attributes:
                 pairs = ((old_colour, colour), (old_ground, ground))
-                return _escape([code for old, code in pairs if code != old])
+                return _escape([code for was, code in pairs if code != was])
         return _escape(["0", attributes, colour, ground])
 
     def _codes(self, style: Style) -> tuple[str, str, str]:
