@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,8 @@ from dashboard.dossier import Microscope, read_dossier
 from dashboard.presenter.microscope import WalSight
 from dashboard.presenter.node_detail import Dossier
 from dashboard.presenter.screen import layout, overlay_rows, pane_rows
-from dashboard.presenter.view import Size
+from dashboard.presenter.view import Size, View
+from dashboard.terminal import TerminalDriver
 from dashboard.themes import THEMES
 from dashboard.widgets.canvas import Canvas
 from dashboard.widgets.ink import Ink
@@ -46,12 +48,11 @@ PANES: Final = (
 TICK_S: Final = 0.1
 EVERY: Final = {"links": 2, "charts": 5, "timeline": 5, "events": 2}
 """Panes that are painted at every n-th tick only; the others at each."""
+CHOICES: Final = ("nodes", "brief", "page", "caption")
+"""Where a key is seen that selects, scrolls or is answered in words; painted before all else."""
 READ_EVERY: Final = 5
 """Files are read at every n-th tick while their page is open: twice a second."""
 INTERRUPTED: Final = 130
-QUEUED_WRITES_MAX: Final = 1
-"""While more than this waits for a slow terminal, pictures are left out; Textual's own queue holds 30
-and then holds up everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,14 @@ class DeckApp(App[int]):
     AUTO_FOCUS = None
 
     def __init__(self, desk: Desk, look: Look, on_close: Callable[[], None] | None = None) -> None:
-        super().__init__(ansi_color=True if look.theme == "mono" else None)
+        super().__init__(TerminalDriver, ansi_color=True if look.theme == "mono" else None)
         self.desk = desk
         self.look = look
         self.shade = look.theme
         self.canvas = Canvas(self._ink(), ascii_only=look.ascii_only)
         self._ticks = 0
+        self._behind = False
+        """Whether panes still show what was before a key."""
         self._reader: ThreadPoolExecutor | None = None
         self._reading: Future[Dossier | WalSight] | None = None
         self._microscope: Microscope | None = None
@@ -98,6 +101,7 @@ class DeckApp(App[int]):
         self.paint()
         if not self.look.ticking:
             return
+        gc.freeze()  # modules stay: looking through them again and again costs 50 ms a time
         self.set_interval(self.look.tick_s, self.tick)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -121,7 +125,10 @@ class DeckApp(App[int]):
         changed = self.desk.collect()
         if self._ticks % READ_EVERY == 0 or self._reading is not None:
             changed = self._read() or changed
-        if changed or self._ticks % 10 == 0:
+        if self._behind:
+            self._behind = False
+            self.paint()
+        elif changed or self._ticks % 10 == 0:
             self.paint({name for name in PANES if self._ticks % EVERY.get(name, 1) == 0})
         else:
             self._send()
@@ -130,11 +137,25 @@ class DeckApp(App[int]):
         """Keys go to the desk and nowhere else; everything else is Textual's."""
         if isinstance(event, events.Key):
             key = "ctrl+c" if event.key == "ctrl+q" else event.key
+            before = self.desk.view
             self.desk.press(key, event.character)
             self._serve()
-            self.paint()
+            self._echo(before)
             return
         await super().on_event(event)
+
+    def _echo(self, before: View) -> None:
+        """Paint what a key changed; what only follows from it waits for the next tick."""
+        view = self.desk.view
+        chosen = replace(
+            before,
+            selected=view.selected,
+            peer=view.peer,
+            scroll=view.scroll,
+            notice=view.notice,
+        )
+        self._behind = chosen == view and self.look.ticking
+        self.paint(set(CHOICES) if self._behind else None)
 
     def on_canvas_clicked(self, message: Canvas.Clicked) -> None:
         """A click on a node selects it."""
@@ -148,6 +169,10 @@ class DeckApp(App[int]):
         self._terminal = Size(*event.size)
         self.canvas.forget()
         self.paint()
+
+    def on_terminal_driver_gone(self) -> None:
+        """Leave, as at SIGHUP."""
+        self._leave_on(signal.SIGHUP)
 
     def _serve(self) -> None:
         """Do what only the app can do."""
@@ -206,11 +231,10 @@ class DeckApp(App[int]):
 
     def _send(self) -> None:
         """Write what differs, unless the terminal is still busy with what it was sent before."""
-        writer = getattr(self._driver, "_writer_thread", None)
         if not self._running or self._closed:
             return
-        if writer is not None and writer._queue.qsize() > QUEUED_WRITES_MAX:
-            return
+        if isinstance(self._driver, TerminalDriver) and self._driver.busy:
+            return  # the next tick sends what is new then
         text = self.canvas.update()
         if text:
             self.write(f"{SYNC_START}{text}{SYNC_END}" if self._sync_available else text)
