@@ -38,7 +38,7 @@ SPARK_CELLS_MAX: Final = 60
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 P99_WARN_MS: Final = 10.0
 TIMER_CELLS: Final = 7
-_NOTHING: Final = Sample(0, (), {})
+_NOTHING: Final = Sample(0, ())
 
 
 class _Led(NamedTuple):
@@ -189,10 +189,7 @@ def _row(
         text = text.ljust(column.width) if column.align == "left" else text.rjust(column.width)
         spans += [(text, style), (" ", "text")]
     if past:
-        values = [
-            sample.nodes[part.node].applied_per_s if part.node in sample.nodes else None
-            for sample in past
-        ]
+        values = [sample.applied_per_s(part.node) for sample in past]
         spans.append((sparkline(values, ceiling, len(past)), "spark"))
     row = fit(spans, inner)
     if not chosen:
@@ -219,9 +216,8 @@ def _ceiling(past: list[Sample]) -> float:
     """
     highest = 0.0
     for sample in past:
-        leaders = {leader for leader, _, _ in sample.groups if leader} or set(sample.nodes)
-        for number in leaders & set(sample.nodes):
-            highest = max(highest, sample.nodes[number].applied_per_s or 0.0)
+        leaders = {leader for leader, _, _ in sample.groups if leader} or sample.members
+        highest = max([highest, *(sample.applied_per_s(node) or 0.0 for node in leaders)])
     return nice_ceiling(highest)
 
 

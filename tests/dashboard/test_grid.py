@@ -20,7 +20,7 @@ from tests.dashboard.emulator import Emulator, cells_of, first_difference
 WIDTH, HEIGHT = 24, 3
 SIZE = Size(WIDTH, HEIGHT)
 WHOLE = {"page": Place(0, 0, WIDTH, HEIGHT)}
-STYLES = sorted(names_of("dark")) + ["text selected", "term1 uncommitted", "bad selected"]
+STYLES = [*sorted(names_of("dark")), "text selected", "term1 uncommitted", "bad selected"]
 SIGNS = "  ab1▲│─┃▸·█é界ｱ\u0301\u200b👍\x1b\t\x9b"
 
 spans = st.tuples(st.text(SIGNS, max_size=8), st.sampled_from(STYLES))
@@ -132,4 +132,6 @@ def test_on_one_ground_only_the_colour_is_told_and_blanks_tell_none():
     turn = found.turn(found.looks("a", "text"), found.looks("a", "good"))
     assert turn == "\x1b[38;2;98;186;240m"
     assert found.turn(found.looks("a", "good"), found.looks(" ", "text")) == ""
-    assert found.turn(found.looks("a", "bad"), found.looks(" ", "text")) == "\x1b[0;39;48;2;16;21;27m"
+    assert (
+        found.turn(found.looks("a", "bad"), found.looks(" ", "text")) == "\x1b[0;39;48;2;16;21;27m"
+    )

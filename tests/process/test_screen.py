@@ -115,6 +115,19 @@ def test_a_signal_ends_the_demo_its_cluster_and_restores_the_terminal(
     assert_nothing_is_left(desk)
 
 
+@pytest.mark.timeout(120)
+def test_a_crash_inside_ends_the_demo_its_cluster_and_restores_the_terminal(
+    tmp_path, desk, terminal
+):
+    screen = terminal([*CRASHING, *demo_command(tmp_path, desk)])
+    screen.await_text(r"▲ n\d term \d+")
+    screen.press("?")
+    assert screen.ends() == 4
+    assert screen.restored()
+    assert "planted" in screen.said
+    assert_nothing_is_left(desk)
+
+
 @pytest.fixture
 def cluster(desk):
     spec = ClusterSpec(name="shown", data_dir=desk / "data", nodes=3)
@@ -144,6 +157,33 @@ def test_a_crash_inside_and_a_closed_window_leave_the_cluster_alone(cluster, ter
     screen.hang_up()
     assert screen.process.wait(20) in (128 + signal.SIGHUP, -signal.SIGHUP, 4)
     assert len(cluster.frame().healthy()) == 3
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.timeout(120)
+def test_a_dashboard_that_was_stopped_gives_the_terminal_back_and_paints_all_again(
+    cluster, terminal
+):
+    screen = terminal([*RAFTDECK, "dash"])
+    screen.await_text("LEADER")
+    screen.process.send_signal(signal.SIGTSTP)
+    screen.await_that(lambda: state_of(screen.process.pid) == "T", "the stop")
+    screen.await_that(screen.restored, "the terminal as it was")
+    screen.emulator.feed("\x1b[2J\x1b[3;3Hwhat a shell wrote meanwhile")
+    screen.process.send_signal(signal.SIGCONT)
+    screen.await_text("LEADER")
+    screen.await_that(lambda: "a shell wrote" not in screen.text, "the repair")
+    assert len(rows_of(screen)) == 3
+    screen.press("?")
+    screen.await_text("HELP")
+    screen.press("?")
+    screen.await_that(lambda: "HELP" not in screen.text, "the way back")
+    screen.resize(80, 24)
+    screen.await_that(lambda: "─ NODES" in screen.text and "┌" not in screen.text, "another size")
+    leave(screen)
 
 
 def rows_of(screen: Terminal) -> dict[int, list[str]]:
