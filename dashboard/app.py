@@ -70,6 +70,7 @@ class Look:
 class DeckApp(App[int]):
     """The dashboard. Its result is the exit code."""
 
+    TITLE = "raftdeck"
     CSS = "Screen { overflow: hidden; }"
     ENABLE_COMMAND_PALETTE = False
     AUTO_FOCUS = None

@@ -58,6 +58,7 @@ def log_rows(picture: Picture, view: View, size: Size) -> tuple[Row, ...]:
         place = next((i for i, part in enumerate(nodes) if part.node == view.selected), 0)
         start = max(0, min(place - room // 2, len(nodes) - room))
         nodes = nodes[start : start + max(1, room)]
+        title[1] = (f" n{nodes[0].node}-n{nodes[-1].node} shown · ┃ commit", "dim")
     leader = frame.leader(view.group)
     rows += [_node_row(frame, leader, part, view, (scale, inner)) for part in nodes]
     return box(title, rows, size.width, size.height, note)

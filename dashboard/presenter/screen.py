@@ -51,6 +51,8 @@ BRIEF_HEIGHT: Final = 14
 """Below either, only the header and every node's shape are shown; never "terminal too small"."""
 EVENTS_MIN: Final = 4
 CHARTS_MIN: Final = 5
+CHARTS_FULL: Final = 12
+"""Lower ones are no better to read with more room."""
 
 
 class Place(NamedTuple):
@@ -136,8 +138,9 @@ def _stacked(view: View, nodes: int, rest: Place, middle: int) -> dict[str, Plac
     left = rest.height - middle - EVENTS_MIN
     charts = 0
     if left >= CHARTS_MIN:
-        # Half of what is left over goes to higher charts, the other half to the events.
-        charts = min(left, max(CHARTS_MIN, min(nodes + 3, 9), left // 2), nodes + 5)
+        # A line per node of what is left over goes to the charts, if the events keep two fifths.
+        full = min(max(nodes + 3, CHARTS_FULL), left * 3 // 5)
+        charts = min(left, max(CHARTS_MIN, min(nodes + 3, 9), full))
     links = max(34, min(rest.width // 2, 8 + 5 * nodes + (20 if rest.width >= 118 else 0)))
     if rest.width - links < 50:
         links = max(30, rest.width - 60)

@@ -59,7 +59,7 @@ def test_every_key_is_pressed_and_the_screen_follows(make_rig):
         "comma", "full_stop", "tab", "tab", "tab", "tab", "z", "z", "slash", "n", "3", "enter",
         "escape", "colon", "h", "e", "l", "p", "escape", "space", "left_square_bracket",
         "right_square_bracket", "left_curly_bracket", "right_curly_bracket", "minus", "equals_sign",
-        "E", "e", "F", "f", "home", "G", "x", "down", "escape", "x", "p", "u", "T", "T",
+        "E", "e", "F", "f", "home", "G", "x", "down", "escape", "x", "p", "u", "T", "T", "ctrl+l",
     ]  # fmt: skip
 
     async def story(app, pilot):
