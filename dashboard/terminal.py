@@ -77,6 +77,16 @@ class TerminalDriver(LinuxDriver):
         os.close(self._outlet)
         self._outlet = None
 
+    def _sigcont_application(self, *_: Any) -> None:
+        """Take the terminal anew, whoever stopped the process: SIGSTOP left no time to give it back.
+
+        Without that, what it was like at first would be forgotten.
+        """
+        if self._outlet is not None:
+            self.suspend_application_mode()
+            self._must_signal_resume = True
+        super()._sigcont_application()
+
     # ---- output ----------------------------------------------------------------------------
 
     def write(self, data: str) -> None:
