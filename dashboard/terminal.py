@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import termios
 import time
 from codecs import getincrementaldecoder
 from typing import Any, Final
@@ -80,8 +81,13 @@ class TerminalDriver(LinuxDriver):
     def _sigcont_application(self, *_: Any) -> None:
         """Take the terminal anew, whoever stopped the process: SIGSTOP left no time to give it back.
 
-        Without that, what it was like at first would be forgotten.
+        Without that, what it was like at first would be forgotten. A terminal that hangs up sends
+        SIGCONT after SIGHUP: there is nothing left to take then.
         """
+        try:
+            termios.tcgetattr(self.fileno)
+        except termios.error:
+            return
         if self._outlet is not None:
             self.suspend_application_mode()
             self._must_signal_resume = True
