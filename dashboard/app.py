@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from rich.console import RenderableType
 from textual import events
+from textual._ansi_sequences import SYNC_END, SYNC_START
 from textual.app import App, ComposeResult
+from textual.screen import Screen
 
 from dashboard.desk import Desk
 from dashboard.dossier import Microscope, read_dossier
 from dashboard.presenter.microscope import WalSight
 from dashboard.presenter.node_detail import Dossier
 from dashboard.presenter.screen import layout, overlay_rows, pane_rows
-from dashboard.presenter.view import Size
-from dashboard.themes import BACKGROUNDS, THEMES
-from dashboard.widgets.pane import PaneView
+from dashboard.presenter.view import Size, View
+from dashboard.terminal import TerminalDriver
+from dashboard.themes import THEMES
+from dashboard.widgets.canvas import Canvas
+from dashboard.widgets.ink import Ink
 
 __all__ = ["DeckApp", "Look"]
 
@@ -42,6 +48,8 @@ PANES: Final = (
 TICK_S: Final = 0.1
 EVERY: Final = {"links": 2, "charts": 5, "timeline": 5, "events": 2}
 """Panes that are painted at every n-th tick only; the others at each."""
+CHOICES: Final = ("nodes", "brief", "page", "caption")
+"""Where a key is seen that selects, scrolls or is answered in words; painted before all else."""
 READ_EVERY: Final = 5
 """Files are read at every n-th tick while their page is open: twice a second."""
 INTERRUPTED: Final = 130
@@ -62,20 +70,20 @@ class Look:
 class DeckApp(App[int]):
     """The dashboard. Its result is the exit code."""
 
-    CSS = "Screen { overflow: hidden; layers: base above; } #overlay { layer: above; }"
+    TITLE = "raftdeck"
+    CSS = "Screen { overflow: hidden; }"
     ENABLE_COMMAND_PALETTE = False
     AUTO_FOCUS = None
 
     def __init__(self, desk: Desk, look: Look, on_close: Callable[[], None] | None = None) -> None:
-        super().__init__(ansi_color=True if look.theme == "mono" else None)
+        super().__init__(TerminalDriver, ansi_color=True if look.theme == "mono" else None)
         self.desk = desk
         self.look = look
         self.shade = look.theme
-        self._panes = {
-            name: PaneView(name, self.shade, ascii_only=look.ascii_only) for name in PANES
-        }
-        self._over = PaneView("overlay", self.shade, ascii_only=look.ascii_only)
+        self.canvas = Canvas(self._ink(), ascii_only=look.ascii_only)
         self._ticks = 0
+        self._behind = False
+        """Whether panes still show what was before a key."""
         self._reader: ThreadPoolExecutor | None = None
         self._reading: Future[Dossier | WalSight] | None = None
         self._microscope: Microscope | None = None
@@ -85,18 +93,16 @@ class DeckApp(App[int]):
     # ---- life ------------------------------------------------------------------------------
 
     def compose(self) -> ComposeResult:
-        """Make every pane once; sizes and rows come later."""
-        yield from self._panes.values()
-        yield self._over
+        """Make the canvas; its size and panes come later."""
+        yield self.canvas
 
     def on_mount(self) -> None:
         """Begin to tick, and take signals as wishes to leave."""
-        self.screen.styles.background = (
-            BACKGROUNDS[self.shade] if self.shade != "mono" else "ansi_default"
-        )
+        self.app_resume_signal.subscribe(self, lambda _: self.repaint())
         self.paint()
         if not self.look.ticking:
             return
+        gc.freeze()  # modules stay: looking through them again and again costs 50 ms a time
         self.set_interval(self.look.tick_s, self.tick)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -120,22 +126,39 @@ class DeckApp(App[int]):
         changed = self.desk.collect()
         if self._ticks % READ_EVERY == 0 or self._reading is not None:
             changed = self._read() or changed
-        if changed or self._ticks % 10 == 0:
-            self.paint(
-                {name for name in PANES if self._ticks % EVERY.get(name, 1) == 0} | {"overlay"}
-            )
+        if self._behind:
+            self._behind = False
+            self.paint()
+        elif changed or self._ticks % 10 == 0:
+            self.paint({name for name in PANES if self._ticks % EVERY.get(name, 1) == 0})
+        else:
+            self._send()
 
     async def on_event(self, event: events.Event) -> None:
         """Keys go to the desk and nowhere else; everything else is Textual's."""
         if isinstance(event, events.Key):
             key = "ctrl+c" if event.key == "ctrl+q" else event.key
+            before = self.desk.view
             self.desk.press(key, event.character)
             self._serve()
-            self.paint()
+            self._echo(before)
             return
         await super().on_event(event)
 
-    def on_pane_view_clicked(self, message: PaneView.Clicked) -> None:
+    def _echo(self, before: View) -> None:
+        """Paint what a key changed; what only follows from it waits for the next tick."""
+        view = self.desk.view
+        chosen = replace(
+            before,
+            selected=view.selected,
+            peer=view.peer,
+            scroll=view.scroll,
+            notice=view.notice,
+        )
+        self._behind = chosen == view and self.look.ticking
+        self.paint(set(CHOICES) if self._behind else None)
+
+    def on_canvas_clicked(self, message: Canvas.Clicked) -> None:
         """A click on a node selects it."""
         words = message.text.strip("│▸> ").split()
         if message.pane == "nodes" and words and words[0].isdigit():
@@ -145,7 +168,12 @@ class DeckApp(App[int]):
     def on_resize(self, event: events.Resize) -> None:
         """Lay everything out anew; Textual's own `size` follows a little later."""
         self._terminal = Size(*event.size)
+        self.canvas.forget()
         self.paint()
+
+    def on_terminal_driver_gone(self) -> None:
+        """Leave, as at SIGHUP."""
+        self._leave_on(signal.SIGHUP)
 
     def _serve(self) -> None:
         """Do what only the app can do."""
@@ -155,6 +183,8 @@ class DeckApp(App[int]):
                 self.exit(0)
             elif request == "theme":
                 self._turn_theme()
+            elif request == "redraw":
+                self.canvas.forget()
             elif request == "screenshot":
                 self._shoot()
 
@@ -163,9 +193,8 @@ class DeckApp(App[int]):
             self.desk.say("no colours were asked for (NO_COLOR)")
             return
         self.shade = THEMES[(THEMES.index(self.shade) + 1) % len(THEMES)]
-        self.screen.styles.background = BACKGROUNDS[self.shade]
-        for pane in (*self._panes.values(), self._over):
-            pane.repaint(self.shade)
+        self.canvas.grid.recolour(self._ink())
+        self.canvas.forget()
 
     def _shoot(self) -> None:
         frame = self.desk.frame
@@ -184,22 +213,46 @@ class DeckApp(App[int]):
     def paint(self, due: set[str] | None = None) -> None:
         """Paint the panes that are due (all of them by default) as the desk has it."""
         size = self._terminal or Size(*self.size)
-        if not self._panes["header"].is_mounted or size.width < 1 or size.height < 1:
+        if not self.canvas.is_mounted or size.width < 1 or size.height < 1:
             return
-        desk = self.desk
+        desk, grid = self.desk, self.canvas.grid
         picture, view, beside = desk.picture, desk.view, desk.beside
         places = layout(view, len(picture.frame.nodes) if picture.frame else 0, size)
-        with self.batch_update():
-            for name, pane in self._panes.items():
-                place = places.get(name)
-                moved = place is not None and not pane.rows
-                pane.move(place)
-                if place is not None and (due is None or name in due or moved or not pane.rows):
-                    pane.show(pane_rows(name, picture, view, place.size, beside))
-            above = overlay_rows(beside, size)
-            self._over.move(above[0] if above else None)
-            if above is not None:
-                self._over.show(above[1])
+        grid.arrange(size, places)
+        for name, place in places.items():
+            if due is None or name in due or grid.is_blank(name):
+                grid.show(name, pane_rows(name, picture, view, place.size, beside))
+        grid.cover(overlay_rows(beside, size))
+        self._send()
+
+    def repaint(self) -> None:
+        """Write every cell again: somebody else wrote to the terminal, or it is another one."""
+        self.canvas.forget()
+        self._send()
+
+    def _send(self) -> None:
+        """Write what differs, unless the terminal is still busy with what it was sent before."""
+        if not self._running or self._closed:
+            return
+        if isinstance(self._driver, TerminalDriver) and self._driver.busy:
+            return  # the next tick sends what is new then
+        text = self.canvas.update()
+        if text:
+            self.write(f"{SYNC_START}{text}{SYNC_END}" if self._sync_available else text)
+
+    def write(self, text: str) -> None:
+        """Hand text to the terminal."""
+        if not self.is_headless and self._driver is not None:
+            self._driver.write(text)
+
+    def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
+        """Let Textual paint nothing: where it would, the canvas is written whole."""
+        if renderable is not None and not self._batch_count:
+            self.repaint()
+        self.post_display_hook()
+
+    def _ink(self) -> Ink:
+        return Ink(self.shade, self.console._color_system)
 
     # ---- files -----------------------------------------------------------------------------
 

@@ -102,6 +102,7 @@ KEYS: Final = (
     Key(("p",), "p", "tour_pause", "tour: pause, and go on", when="demo", section="tour"),
     Key(("T", "upper_t"), "T", "theme", "dark, light", section="screen"),
     Key(("S", "upper_s"), "S", "screenshot", "write the screen to an SVG file", section="screen"),
+    Key(("ctrl+l",), "^L", "redraw", "paint the whole screen again", section="screen"),
     Key(("q", "ctrl+c"), "q", "leave", "leave the dashboard", section="screen"),
 )
 """The table. Section by section, in the order of the help."""

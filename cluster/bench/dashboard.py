@@ -146,7 +146,8 @@ def _watch(
     after = stage.reading([screen.pid])
     written = screen.bytes_read - written
     echoes = press(screen, settings.keys, random.Random(1))
-    others = stage.reading([screen.pid]).others_since(whole)
+    last = stage.reading([screen.pid])
+    others = last.others_since(whole)
     seen = stage.end(partial(pump, [screen], 0.02))
     stage.settle()
     passed = after.at_s - before.at_s
@@ -164,6 +165,7 @@ def _watch(
         "keys_unseen": sum(each >= ECHO_TIMEOUT_S * 1e3 for each in echoes),
         "key_echo_p50_ms": _rounded(quantile(echoes, 0.5)),
         "key_echo_p99_ms": _rounded(quantile(echoes, 0.99)),
+        "waited_of_keys": round((last.waited_s - after.waited_s) / (last.at_s - after.at_s), 3),
         "others_of_one_core": round(others, 2),
         "elections": after.term - before.term,
         "skipped": seen["skipped"],

@@ -37,6 +37,18 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def waited_seconds(pid: int) -> float:
+    """Return how long the threads of a process, together, were ready to run and had no core.
+
+    0 where the kernel does not count it (CONFIG_SCHED_INFO).
+    """
+    waited_ns = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or nothing is counted
+            waited_ns += int((thread / "schedstat").read_text().split()[1])
+    return waited_ns / 1e9
+
+
 def rss_bytes(pid: int) -> int:
     """Return the resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
@@ -65,6 +77,8 @@ class Reading:
     """Of the whole machine."""
     rss_bytes: int
     """Of the first dashboard; 0 if there is none."""
+    waited_s: float = 0.0
+    """How long its threads stood in the queue for a core."""
 
     def watched_cpu_since(self, before: Reading) -> float:
         """Return the CPU seconds of the dashboards."""
@@ -163,4 +177,5 @@ class Stage(Closing):
             own_cpu_s=nodes_cpu + watched_cpu + sum(map(cpu_seconds, around)),
             busy_s=busy_seconds(first_line),
             rss_bytes=rss_bytes(watched[0]) if watched else 0,
+            waited_s=waited_seconds(watched[0]) if watched else 0.0,
         )

@@ -19,7 +19,7 @@ AXIS_CELLS: Final = 6
 STEP_MS: Final = 1_000
 PARTS: Final = "▏▎▍▌▋▊▉█"
 LATENCY_TOPS_US: Final = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-LATENCY_TITLES: Final = ("≤.25", ".5", "1", "2", "4", "8", "16", "32", "more")
+LATENCY_TITLES: Final = ("≤.25", ".5", "1", "2", "4", "8", "16", "32", ">")
 
 
 def chart_rows(picture: Picture, view: View, size: Size) -> tuple[Row, ...]:
@@ -49,9 +49,11 @@ def commit_chart(picture: Picture, view: View, size: Size) -> tuple[Row, ...]:
     top = nice_ceiling(max((value for value in values if value is not None), default=0))
     title: list[Span] = [("COMMITS/s", "title"), (f" now {scaled(now, 7)}", "text")]
     bars = max(1, height - 1)
+    bars -= bars > 6 and bars % 2  # an odd number of lines has no round numbers
+    marked = bars // next(parts for parts in (5, 4, 2, 1) if bars % parts == 0)
     rows: list[Row] = []
     for line in range(bars, 0, -1):
-        mark = scaled(top * line / bars, 5)
+        mark = scaled(top * line / bars, 5) if line % marked == 0 else ""
         text = "".join(_column(value, top, bars, line) for value in values)
         rows.append(fit([(mark.rjust(5), "dim"), ("┤", "dim"), (text, "bar")], inner))
     if height > 1:
@@ -94,8 +96,8 @@ def entries_chart(picture: Picture, view: View, size: Size) -> tuple[Row, ...]:
     title: list[Span] = [("ENTRIES PER FSYNC", "title")]
     snapshot = None if frame is None or node is None else frame.node(node).snapshot
     if snapshot is None or not any(snapshot.wal.sync_entries):
-        who = "no node" if node is None else f"n{node}"
-        rows = [fit([(f" {UNKNOWN} {who} reports no histogram", "dim")], inner)]
+        who = "no node reports a" if node is None else f"n{node} reports no"
+        rows = [fit([(f" {UNKNOWN} {who} histogram", "dim")], inner)]
         return box(title, rows, size.width, size.height)
     mean = snapshot.wal.entries_per_fsync
     title.append((f" n{node} mean {scaled(mean, 6)}", "text"))
@@ -172,6 +174,8 @@ def latency_chart(picture: Picture, view: View, size: Size) -> tuple[Row, ...]:
         place = next((i for i, part in enumerate(parts) if part.node == view.selected), 0)
         start = max(0, min(place - room // 2, len(parts) - room))
         parts = parts[start : start + max(1, room)]
+    if len(parts) < len(frame.nodes):
+        title = [*title[:1], (f" ms, n{parts[0].node}-n{parts[-1].node}", "dim")]
     for part in parts:
         buckets = part.snapshot.wal.sync_latency_us if part.snapshot is not None else ()
         name: Span = (f" n{part.node}".ljust(5), "text" if part.fresh else "dim")

@@ -119,14 +119,14 @@ def _second(frame: ClusterFrame, picture: Picture, view: View, width: int) -> Ro
     pending = None if state is None else state.last - state.commit
     parts: list[list[Span]] = [
         [(" commit ", "headdim"), (f"{count(commit):>11}", "head")],
-        [(f" +{scaled(rate, 7):>7}/s", "headstrong")],
-        [(" pending ", "headdim"), (f"{scaled(pending, 5):>5}", "head")],
+        [(f" {UNKNOWN if rate is None else '+' + scaled(rate, 7):>8}/s", "headstrong")],
+        [("  pending ", "headdim"), (f"{scaled(pending, 5):>5}", "head")],
     ]
     if lead is not None and lead.snapshot is not None:
         rates = lead.rates
         each = rates.entries_per_fsync if rates else None
         parts += [
-            [(f" n{leader} fsync p99 ", "headdim"), _slow(lead.snapshot.wal.fsync_p99_ns / 1e6)],
+            [(f"  n{leader} fsync p99 ", "headdim"), _slow(lead.snapshot.wal.fsync_p99_ns / 1e6)],
             [(f" {scaled(each, 5):>5}", "headstrong"), (" ent/fsync", "headdim")],
             [
                 (f" {scaled(rates.fsyncs_per_s if rates else None, 5):>5}", "head"),

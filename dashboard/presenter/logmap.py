@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from cluster.frames import ClusterFrame, NodeFrame
 from dashboard.presenter.text import Row, Span, box, count, fit, scaled, spread
-from dashboard.presenter.view import Picture, Size, View, standing_of
+from dashboard.presenter.view import Picture, Size, View, standing_under
 from node.metrics import GroupSnapshot, PeerSnapshot
 
 __all__ = ["log_rows", "term_style"]
@@ -58,7 +58,9 @@ def log_rows(picture: Picture, view: View, size: Size) -> tuple[Row, ...]:
         place = next((i for i, part in enumerate(nodes) if part.node == view.selected), 0)
         start = max(0, min(place - room // 2, len(nodes) - room))
         nodes = nodes[start : start + max(1, room)]
-    rows += [_node_row(frame, part, view, scale, inner) for part in nodes]
+        title[1] = (f" n{nodes[0].node}-n{nodes[-1].node} shown · ┃ commit", "dim")
+    leader = frame.leader(view.group)
+    rows += [_node_row(frame, leader, part, view, (scale, inner)) for part in nodes]
     return box(title, rows, size.width, size.height, note)
 
 
@@ -94,21 +96,23 @@ def _ruler(scale: _Scale, inner: int) -> Row:
     return fit([("index ", "dim"), (line[: scale.cells], "dim")], inner)
 
 
-def _node_row(frame: ClusterFrame, part: NodeFrame, view: View, scale: _Scale, inner: int) -> Row:
-    standing = standing_of(frame, part, view.group)
+def _node_row(
+    frame: ClusterFrame, leader: int | None, part: NodeFrame, view: View, shape: tuple[_Scale, int]
+) -> Row:
+    scale, inner = shape
+    standing = standing_under(leader, frame, part, view.group)
     state = part.group(view.group)
     name: list[Span] = [(standing.glyph, standing.style), (f" n{part.node}".ljust(5), "text")]
     if state is None:
         return fit([*name, ("– no report", "dim")], inner)
-    peer = _peer(frame, part.node, view.group)
-    spans = _merged(_cells(state, peer, scale))
+    leading = None if leader is None else frame.node(leader).group(view.group)
+    spans = _merged(_cells(state, _peer(leading, part.node), scale))
     spans = spans if part.fresh else [(text, "dim") for text, _ in spans]
-    return spread([*name, *spans], [(_tail(frame, part, state, view.group), "dim")], inner)
+    behind = 0 if leading is None or leader == part.node else leading.last - state.last
+    return spread([*name, *spans], [(_tail(state, behind), "dim")], inner)
 
 
-def _peer(frame: ClusterFrame, node: int, group: int) -> PeerSnapshot | None:
-    leader = frame.leader(group)
-    leading = None if leader is None else frame.node(leader).group(group)
+def _peer(leading: GroupSnapshot | None, node: int) -> PeerSnapshot | None:
     if leading is None:
         return None
     return next((peer for peer in leading.peers if peer.node == node), None)
@@ -163,13 +167,8 @@ def _merged(cells: list[Span]) -> list[Span]:
     return merged
 
 
-def _tail(frame: ClusterFrame, part: NodeFrame, state: GroupSnapshot, group: int) -> str:
+def _tail(state: GroupSnapshot, behind: int) -> str:
     """Say in numbers what the marks show."""
-    leader = frame.leader(group)
-    leading = None if leader is None else frame.node(leader).group(group)
-    if leading is None or leader == part.node:
-        return f" {scaled(state.last, 9):>9}"
-    behind = leading.last - state.last
     if behind > 0:
         return f" {scaled(behind, 9):>9} behind"
     return f" {scaled(state.last, 9):>9}"

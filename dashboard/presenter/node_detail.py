@@ -171,7 +171,7 @@ def _wal(part: NodeFrame) -> list[Row]:
         return [*rows, _line("wal", f"{UNKNOWN} no report")]
     wal = part.snapshot.wal
     behind = wal.head_position - wal.durable_position
-    undurable = f"   {behind:,} bytes not durable" if 0 < behind < 1 << 32 else ""
+    undurable = f"   {scaled_bytes(behind)} not durable" if 0 < behind < 1 << 32 else ""
     return [
         *rows,
         _line("segments", f"{wal.segments} in use, {wal.spares} spare, {wal.recycled} recycled"),

@@ -26,7 +26,7 @@ from dashboard.presenter.text import (
     scaled_bytes,
     width_of,
 )
-from dashboard.presenter.view import Picture, Size, Standing, View, standing_of
+from dashboard.presenter.view import Picture, Size, Standing, View, standing_of, standing_under
 from node.metrics import GroupSnapshot, WalSnapshot
 
 __all__ = ["brief_rows", "node_rows", "process_words", "sparkline"]
@@ -38,7 +38,19 @@ SPARK_CELLS_MAX: Final = 60
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 P99_WARN_MS: Final = 10.0
 TIMER_CELLS: Final = 7
-_NOTHING: Final = Sample(0, (), {})
+_NOTHING: Final = Sample(0, ())
+
+
+class _Led(NamedTuple):
+    """Who leads the group, and its own state there."""
+
+    leader: int | None
+    state: GroupSnapshot | None
+
+    @classmethod
+    def of(cls, frame: ClusterFrame, group: int) -> _Led:
+        leader = frame.leader(group)
+        return cls(leader, None if leader is None else frame.node(leader).group(group))
 
 
 class _Seen(NamedTuple):
@@ -83,9 +95,11 @@ def node_rows(picture: Picture, view: View, size: Size, *, boxed: bool) -> tuple
     inner = size.width - 2 if boxed else size.width
     columns, spark = _chosen(inner, frame)
     rows = [_titles(columns, spark, inner)]
-    ceiling = _ceiling(picture, spark)
+    past = _every_second(picture, spark)
+    ceiling = _ceiling(past or _every_second(picture, 1))
     shown = _window(frame, view, size.height - (3 if boxed else 2))
-    rows += [_row(picture, view, part, columns, (spark, inner, ceiling)) for part in shown]
+    led = _Led.of(frame, view.group)
+    rows += [_row(picture, view, part, columns, (inner, ceiling, past, led)) for part in shown]
     title: list[Span] = [(f"NODES {len(frame.nodes)}", "title")]
     if len(shown) < len(frame.nodes):
         title += [(f"  n{shown[0].node}-n{shown[-1].node} shown", "dim")]
@@ -159,16 +173,14 @@ def _row(
     view: View,
     part: NodeFrame,
     columns: list[_Column],
-    shape: tuple[int, int, float],
+    shape: tuple[int, float, list[Sample], _Led],
 ) -> Row:
     frame = picture.frame
     assert frame is not None
-    spark, inner, ceiling = shape
-    leader = frame.leader(view.group)
-    leading = None if leader is None else frame.node(leader).group(view.group)
-    standing = standing_of(frame, part, view.group)
+    inner, ceiling, past, led = shape
+    standing = standing_under(led.leader, frame, part, view.group)
     state = part.group(view.group)
-    seen = _Seen(picture, frame, view, part, standing, state, leading, ceiling)
+    seen = _Seen(picture, frame, view, part, standing, state, led.state, ceiling)
     chosen = part.node == view.selected
     spans: list[Span] = [("▸ " if chosen else "  ", "cursor")]
     for column in columns:
@@ -176,12 +188,9 @@ def _row(
         text = clip(text, column.width)
         text = text.ljust(column.width) if column.align == "left" else text.rjust(column.width)
         spans += [(text, style), (" ", "text")]
-    if spark:
-        values = [
-            sample.nodes[part.node].applied_per_s if part.node in sample.nodes else None
-            for sample in _every_second(picture, spark)
-        ]
-        spans.append((sparkline(values, ceiling, spark), "spark"))
+    if past:
+        values = [sample.applied_per_s(part.node) for sample in past]
+        spans.append((sparkline(values, ceiling, len(past)), "spark"))
     row = fit(spans, inner)
     if not chosen:
         return row
@@ -200,16 +209,15 @@ def _every_second(picture: Picture, cells: int) -> list[Sample]:
     return found
 
 
-def _ceiling(picture: Picture, cells: int) -> float:
+def _ceiling(past: list[Sample]) -> float:
     """Return the scale's fixed top: the next 1, 2 or 5 above what the leaders applied.
 
     A node that catches up applies ten times that; its bars are full, and the others stay readable.
     """
     highest = 0.0
-    for sample in _every_second(picture, min(cells, SPARK_CELLS_MAX) or 1):
-        leaders = {leader for leader, _, _ in sample.groups if leader} or set(sample.nodes)
-        for number in leaders & set(sample.nodes):
-            highest = max(highest, sample.nodes[number].applied_per_s or 0.0)
+    for sample in past:
+        leaders = {leader for leader, _, _ in sample.groups if leader} or sample.members
+        highest = max([highest, *(sample.applied_per_s(node) or 0.0 for node in leaders)])
     return nice_ceiling(highest)
 
 

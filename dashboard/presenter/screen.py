@@ -39,7 +39,7 @@ from dashboard.presenter.overlay import (
     palette_rows,
     question_rows,
 )
-from dashboard.presenter.text import Row, ascii_row, fit, plain
+from dashboard.presenter.text import Row, ascii_row, cut, fit, plain, width_of
 from dashboard.presenter.view import TABS, Picture, Size, View
 
 __all__ = ["Beside", "Place", "compose", "layout", "overlay_rows", "pane_rows", "screen_text"]
@@ -51,6 +51,8 @@ BRIEF_HEIGHT: Final = 14
 """Below either, only the header and every node's shape are shown; never "terminal too small"."""
 EVENTS_MIN: Final = 4
 CHARTS_MIN: Final = 5
+CHARTS_FULL: Final = 12
+"""Lower ones are no better to read with more room."""
 
 
 class Place(NamedTuple):
@@ -136,8 +138,9 @@ def _stacked(view: View, nodes: int, rest: Place, middle: int) -> dict[str, Plac
     left = rest.height - middle - EVENTS_MIN
     charts = 0
     if left >= CHARTS_MIN:
-        # Half of what is left over goes to higher charts, the other half to the events.
-        charts = min(left, max(CHARTS_MIN, min(nodes + 3, 9), left // 2), nodes + 5)
+        # A line per node of what is left over goes to the charts, if the events keep two fifths.
+        full = min(max(nodes + 3, CHARTS_FULL), left * 3 // 5)
+        charts = min(left, max(CHARTS_MIN, min(nodes + 3, 9), full))
     links = max(34, min(rest.width // 2, 8 + 5 * nodes + (20 if rest.width >= 118 else 0)))
     if rest.width - links < 50:
         links = max(30, rest.width - 60)
@@ -234,9 +237,8 @@ def compose(picture: Picture, view: View, size: Size, beside: Beside) -> tuple[R
 
 
 def _over(below: Row, above: Row, x: int, width: int) -> Row:
-    text = plain(below)
-    right = x + sum(len(part) for part, _ in above)
-    return fit([(text[:x], "dim"), *above, (text[right:], "dim")], width)
+    right = x + width_of(above)
+    return fit([*cut(below, 0, x), *above, *cut(below, right, width)], width)
 
 
 def screen_text(rows: Sequence[Row], *, ascii_only: bool = False) -> str:

@@ -7,6 +7,7 @@ one cell wide. Shape and word come first: a reader without colours loses nothing
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
@@ -20,9 +21,11 @@ __all__ = [
     "box",
     "clip",
     "count",
+    "cut",
     "decimal",
     "duration",
     "fit",
+    "one_cell",
     "plain",
     "scaled",
     "scaled_bytes",
@@ -52,6 +55,10 @@ def _table() -> dict[int, str]:
 
 ASCII: Final = _table()
 """Every sign that the screen draws, and the one ASCII character that stands for it."""
+_OF_UNSURE_WIDTH: Final = re.compile(
+    r"[^ -~\u00a1-\u00ac\u00ae-\u02ff\u0370-\u0482\u048a-\u052f" + "".join(map(chr, ASCII)) + "]"
+)
+"""Anything but ASCII, Latin, Greek, Cyrillic, and what the screen draws."""
 
 
 def plain(row: Row) -> str:
@@ -69,6 +76,15 @@ def ascii_row(row: Row) -> Row:
     return tuple((_ascii(text), style) for text, style in row)
 
 
+def one_cell(text: str) -> str:
+    """Put "?" for all that is not surely one cell wide: controls, wide signs, combining marks.
+
+    Names and file contents come from outside: none may move what stands right of it, nor reach the
+    terminal as an escape.
+    """
+    return _OF_UNSURE_WIDTH.sub("?", text)
+
+
 def _ascii(text: str) -> str:
     if text.isascii():
         return text
@@ -80,6 +96,18 @@ def clip(text: str, width: int) -> str:
     if len(text) <= width:
         return text
     return text[: max(0, width - 1)] + "…" if width > 0 else ""
+
+
+def cut(row: Sequence[Span], start: int, end: int) -> Row:
+    """Return the cells of a row from `start` up to `end`."""
+    found: list[Span] = []
+    x = 0
+    for text, name in row:
+        part = text[max(0, start - x) : max(0, end - x)]
+        if part:
+            found.append((part, name))
+        x += len(text)
+    return tuple(found)
 
 
 def fit(row: Sequence[Span], width: int, style: str = "text") -> Row:

@@ -24,6 +24,7 @@ __all__ = [
     "View",
     "quorum",
     "standing_of",
+    "standing_under",
     "tally",
 ]
 
@@ -133,6 +134,13 @@ _DEAD: Final = {
 
 def standing_of(frame: ClusterFrame, part: NodeFrame, group: int) -> Standing:
     """Say how a node stands in a group, from process truth and protocol truth together."""
+    return standing_under(frame.leader(group), frame, part, group)
+
+
+def standing_under(
+    leader: int | None, frame: ClusterFrame, part: NodeFrame, group: int
+) -> Standing:
+    """Say the same where the leader is known: a table asks for it once, not once a row."""
     process, state = part.process, part.group(group)
     if process.state in _DEAD:
         return Standing("✖", _DEAD[process.state], "dead")
@@ -144,11 +152,12 @@ def standing_of(frame: ClusterFrame, part: NodeFrame, group: int) -> Standing:
         return Standing("?", f"STALE {(part.snapshot_age_ms or 0) // 1000}s", "stale")
     if state is None:
         return Standing("–", "no group", "dim")
-    return _role(frame, part, state)
+    return _role(leader, frame, part, state)
 
 
-def _role(frame: ClusterFrame, part: NodeFrame, state: GroupSnapshot) -> Standing:
-    leader = frame.leader(state.group)
+def _role(
+    leader: int | None, frame: ClusterFrame, part: NodeFrame, state: GroupSnapshot
+) -> Standing:
     if state.role == "leader":
         if leader == part.node:
             return Standing("▲", "LEADER", "leader")

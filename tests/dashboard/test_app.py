@@ -60,7 +60,7 @@ def test_every_key_is_pressed_and_the_screen_follows(make_rig):
         "escape", "colon", "h", "e", "l", "p", "escape", "space", "left_square_bracket",
         "right_square_bracket", "left_curly_bracket", "right_curly_bracket", "minus", "equals_sign",
         "E", "e", "F", "f", "v", "k", "enter", "escape", "m", "apostrophe", "quotation_mark", "home",
-            "G", "x", "down", "escape", "x", "p", "u", "T", "T",
+            "G", "x", "down", "escape", "x", "p", "u", "T", "T", "ctrl+l",
     ]  # fmt: skip
 
     async def story(app, pilot):
@@ -110,11 +110,12 @@ def test_only_rows_that_changed_are_painted(make_rig):
     rig = make_rig("healthy", nodes=11)
 
     async def story(app, pilot):
-        before = {name: pane.painted for name, pane in app._panes.items()}
+        grid = app.canvas.grid
+        before = {name: grid.painted(name) for name in ("header", "nodes", "logs", "links")}
         app.paint()
-        assert {name: pane.painted for name, pane in app._panes.items()} == before
+        assert {name: grid.painted(name) for name in before} == before
         await pilot.press("j")
-        painted = app._panes["nodes"].painted - before["nodes"]
+        painted = grid.painted("nodes") - before["nodes"]
         assert painted == 2, "the row that lost the mark and the one that got it"
 
     run(story, rig)
@@ -197,7 +198,7 @@ def test_without_colours_there_are_none(rig, monkeypatch):
 
 def test_a_click_on_a_node_selects_it(rig):
     async def story(app, pilot):
-        await pilot.click("#nodes", offset=(5, 5))
+        await pilot.click("#canvas", offset=(5, 7))
         await pilot.pause()
 
     run(story, rig)

@@ -151,7 +151,7 @@ def test_panes_tile_the_screen(page):
 
 def test_lag_in_ms_is_when_the_leader_passed_what_the_follower_has():
     def sample(ms, commit):
-        return Sample(ms, ((1, 7, commit),), {})
+        return Sample(ms, ((1, 7, commit),))
 
     history = History(sample(1000 + 100 * n, 10 * n) for n in range(10))
     assert history.lag(55, 0, 1900) == Lag(400, False), "passed between 1500 and 1600"
@@ -161,7 +161,7 @@ def test_lag_in_ms_is_when_the_leader_passed_what_the_follower_has():
 
 
 def test_rates_need_two_samples_and_forget_a_silence():
-    history = History([Sample(1000, ((1, 7, 0),), {}), Sample(2000, ((1, 7, 500),), {})])
+    history = History([Sample(1000, ((1, 7, 0),)), Sample(2000, ((1, 7, 500),))])
     assert history.commit_rate(0, 1500) is None
     assert history.commit_rate(0, 2000) == 500
     assert history.commit_rate(0, 9000) is None, "nothing was reported for a while"
@@ -169,12 +169,12 @@ def test_rates_need_two_samples_and_forget_a_silence():
 
 
 def test_history_is_bounded():
-    history = History(Sample(100 * n, ((1, 1, n),), {}) for n in range(SAMPLES_MAX + 5_000))
+    history = History(Sample(100 * n, ((1, 1, n),)) for n in range(SAMPLES_MAX + 5_000))
     assert len(history) <= SAMPLES_MAX
 
 
 def test_a_commit_index_never_falls_in_the_history_even_if_its_node_dies():
-    history = History(Sample(n, ((1, 1, c),), {}) for n, c in enumerate((5, 9, 7, None, 8), 1))
+    history = History(Sample(n, ((1, 1, c),)) for n, c in enumerate((5, 9, 7, None, 8), 1))
     assert [sample.high[0] for sample in history.between(0, 10)] == [5, 9, 9, 9, 9]
 
 

@@ -1,7 +1,8 @@
-"""A program in a real pseudo-terminal: keys go in, what was painted comes out as text."""
+"""A program in a real pseudo-terminal: keys go in, what was painted comes out as a grid of cells."""
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -12,6 +13,9 @@ import struct
 import subprocess
 import termios
 import time
+from collections.abc import Callable
+
+from tests.dashboard.emulator import Emulator
 
 ESCAPES = re.compile(
     rb"\x1b\[[0-9;:?<>=]*[A-Za-z]|\x1b[()][A-Z0-9]|\x1b[=>78]|\x1b\][^\x07]*\x07|\x1bP.*?\x1b\\"
@@ -22,13 +26,15 @@ MOUSE_ON, MOUSE_OFF = b"\x1b[?1000h", b"\x1b[?1000l"
 
 
 class Terminal:
-    """A child on a pty of its own. `text` is everything painted so far, without escapes."""
+    """A child on a pty of its own."""
 
     def __init__(self, command: list[str], *, size=(120, 36), **environment: str) -> None:
         self.master, slave = pty.openpty()
+        self.emulator = Emulator(*size)
         self.resize(*size)
         self.attributes = termios.tcgetattr(slave)
         self.raw = b""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         variables = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "SSH_TTY")}
         variables |= {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | environment
         self.process = subprocess.Popen(
@@ -39,45 +45,57 @@ class Terminal:
 
     def resize(self, width: int, height: int) -> None:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+        self.emulator.resize(width, height)
 
     def press(self, keys: str) -> None:
         os.write(self.master, keys.encode())
 
     @property
     def text(self) -> str:
-        return ESCAPES.sub(b"\n", self.raw).decode("utf-8", "replace")
+        """What is on the screen now."""
+        text: str = self.emulator.text
+        return text
+
+    @property
+    def said(self) -> str:
+        """What was written since the dashboard gave the screen back, without escapes."""
+        return ESCAPES.sub(b"\n", self.raw.rpartition(ALTERNATE_OFF)[2]).decode("utf-8", "replace")
 
     def pump(self, seconds: float) -> None:
         """Take what was painted; returns at once when something was."""
         if select.select([self.master], [], [], seconds)[0]:
             try:
-                self.raw += os.read(self.master, 1 << 16)
+                found = os.read(self.master, 1 << 16)
             except OSError:
                 return  # the other end is closed
+            self.raw += found
+            self.emulator.feed(self._decoder.decode(found))
 
-    def await_text(self, pattern: str, timeout_s: float = 30.0, *, since: int = 0) -> re.Match:
-        """Wait until a pattern was painted after a mark; return the last match."""
+    def await_text(self, pattern: str, timeout_s: float = 30.0) -> re.Match:
+        """Wait until a pattern is on the screen; return the match."""
+
+        def found() -> re.Match | None:
+            return re.search(pattern, self.text)
+
+        match: re.Match | None = self.await_that(found, repr(pattern), timeout_s)
+        assert match is not None
+        return match
+
+    def await_that(self, condition: Callable[[], object], what: str, timeout_s: float = 30.0):
+        """Wait until a condition of the screen holds; return what it returned."""
         deadline = time.monotonic() + timeout_s
-        while True:
-            found = list(re.finditer(pattern, self.text[since:]))
-            if found:
-                return found[-1]
-            assert time.monotonic() < deadline, f"{pattern!r} never came:\n{self.text[-4000:]}"
-            assert self.process.poll() is None, (
-                f"it ended ({self.process.returncode}):\n{self.text[-4000:]}"
-            )
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"{what} never came:\n{self.text}"
+            code = self.process.poll()
+            assert code is None, f"it ended ({code}):\n{self.text}\n{self.said}"
             self.pump(0.1)
-
-    @property
-    def mark(self) -> int:
-        """Where the text ends now, for `since`."""
-        return len(self.text)
+        return value
 
     def ends(self, timeout_s: float = 30.0) -> int:
         """Wait for the child's end, painting meanwhile; return its exit code."""
         deadline = time.monotonic() + timeout_s
         while self.process.poll() is None:
-            assert time.monotonic() < deadline, f"it does not end:\n{self.text[-4000:]}"
+            assert time.monotonic() < deadline, f"it does not end:\n{self.text}"
             self.pump(0.05)
         self.pump(0.05)
         self.pump(0.05)
