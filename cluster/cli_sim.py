@@ -61,6 +61,7 @@ _MARKS_SEEDS: Final = 500
     "--real", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
     help="Try one seed or schedule on real processes, whose data go there.",
 )  # fmt: skip
+@click.option("--fail-fast", is_flag=True, help="End with the first chunk of seeds that fails.")
 @click.option("--no-shrink", is_flag=True, help="Keep nothing; only tell.")
 @click.option(
     "--resume", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
@@ -111,7 +112,7 @@ def _campaign(seeds: int, first: int, profile: Profile, jobs: int, rest: dict[st
         progress.tell(total)
 
     try:
-        total = run_task(task, jobs, on_chunk, rest["resume"])
+        total = run_task(task, jobs, on_chunk, progress=rest["resume"], fail_fast=rest["fail_fast"])
     except ProgressError as error:
         raise CommandError(Exit.USAGE, str(error)) from None
     missing = total.coverage.missing() if not task.crash_points else []

@@ -72,8 +72,12 @@ def run_task(
     jobs: int,
     on_chunk: Callable[[Campaign, list[SeedFailure]], object],
     progress: Path | None = None,
+    *,
+    fail_fast: bool = False,
 ) -> Campaign:
     """Run all seeds on `jobs` processes; `on_chunk` gets the sum so far and what newly failed.
+
+    With `fail_fast` no chunk is begun after one that failed.
 
     Ctrl-C ends the processes and is raised; the progress file then has all finished chunks.
     `ProgressError` if the file is of another campaign. OSError if it cannot be written.
@@ -91,6 +95,8 @@ def run_task(
     if jobs == 1:
         for chunk in left:
             take(chunk, run_chunk(task.profile, chunk, task.crash_points))
+            if fail_fast and total.failures:
+                break
         return total
     with ProcessPoolExecutor(jobs) as pool:
         waiting: dict[Future[Campaign], range] = {}
@@ -100,6 +106,8 @@ def run_task(
                 for chunk in islice(chunks, jobs * _AHEAD - len(waiting)):
                     future = pool.submit(run_chunk, task.profile, chunk, task.crash_points)
                     waiting[future] = chunk
+                if fail_fast and total.failures:
+                    chunks = iter(())
                 if not waiting:
                     return total
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
