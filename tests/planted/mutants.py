@@ -32,7 +32,7 @@ TARGET = ROOT / "node" / "raft"
 PARTS = ("wal", "node", "cluster", "dashboard", "tests", "pyproject.toml")
 LEFT_OUT = {"__init__.py", "invariants.py"}
 """`invariants.py` is the judge."""
-UNIT = ("tests/node/raft", "tests/node/test_multiraft.py", "tests/node/test_runtime.py")
+UNIT = ("tests/node/raft", *(f"tests/node/test_{n}.py" for n in ("multiraft", "runtime", "status")))
 UNIT_TIMEOUT_S = 180
 SEEDS = 150
 """Of each of lite and swarm: 300 in all."""

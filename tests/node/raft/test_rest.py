@@ -502,6 +502,18 @@ def test_an_old_campaign_of_the_leader_or_anybody_elses_frees_nobody(message):
     assert (lone.core.resting, lone.core.leader, lone.core.term) == (True, 2, 3)
 
 
+def test_a_follower_that_wakes_counts_from_the_last_contact():
+    lone = make_resting_follower()
+    hear(lone, 2)
+    heard_at = lone.now
+    lone.now += 10 * MS
+    lone.core.wake(lone.now)
+    assert not lone.core.resting
+    config = lone.config
+    assert heard_at + config.election_ns_min <= lone.core.next_deadline
+    assert lone.core.next_deadline <= heard_at + config.election_ns_max
+
+
 def test_forgetting_a_dead_leader_wakes_a_resting_follower():
     lone = make_resting_follower()
     lone.now += 5000 * MS
