@@ -28,7 +28,15 @@ class _Illegal:
         return "ILLEGAL"
 
 
+class _Unseen:
+    """A text that no get shows."""
+
+    def __repr__(self) -> str:
+        return "a text that no get shows"
+
+
 ILLEGAL: Final = _Illegal()
+UNSEEN: Final = _Unseen()
 
 
 class Model(ABC):
@@ -77,6 +85,13 @@ class Model(ABC):
         """
         return True
 
+    def reaches(self, state: State, look: Action, changers: Iterable[Action]) -> bool:
+        """Tell whether `look` can come true from `state` by some of `changers`, in any order.
+
+        False only if that is certain.
+        """
+        return True
+
     def show(self, state: State) -> str:
         """Return a state as a person reads it."""
         return "nil" if state is None else repr(state)
@@ -122,24 +137,28 @@ class RegisterModel(Model):
         """See `Model.helps`: what is overwritten unseen might as well not have happened."""
         return any(action[0] != "write" and action[1] == after for action in enabled)
 
+    def reaches(self, state: State, look: Action, changers: Iterable[Action]) -> bool:
+        """See `Model.reaches`: the last word of a write or a cas is what it leaves."""
+        value = look[1]
+        return state == value or any(action[-1] == value for action in changers)
+
 
 class KvAppendModel(Model):
     """A text that is put, appended to, and read (get). Empty at first; nil reads as empty.
 
-    The state carries how many puts and gets are left: a text that no get shows is a dead end once
-    no put can replace it.
+    A text that no get begins with will be replaced by a put before it is seen: what it is does not
+    matter, and all such texts are one state, `UNSEEN`. Without it, every order of a few appends in
+    front of a put would be a state of its own.
     """
 
     name = "kv-append"
     functions = ("get", "put", "append")
+    initial = ""
 
     def __init__(self, operations: Sequence[Operation] = ()) -> None:
-        """Collect what is read, which is all that the text may become."""
+        """Collect what is read."""
         actions = [action for op in operations if (action := self.action(op)) is not None]
         self._seen = sorted({action[1] for action in actions if action[0] == "get"})
-        puts = sum(action[0] == "put" for action in actions)
-        gets = sum(action[0] == "get" for action in actions)
-        self.initial = ("", puts, gets)
 
     @classmethod
     def translate(cls, operation: Operation) -> Action | None:
@@ -160,16 +179,11 @@ class KvAppendModel(Model):
 
     def step(self, state: State, action: Action) -> State | _Illegal:
         """See `Model.step`."""
-        text, puts, gets = state  # type: ignore[misc]  # the state is ours: (text, puts, gets)
         if action[0] == "get":
-            return (text, puts, gets - 1) if text == action[1] else ILLEGAL
+            return state if state == action[1] else ILLEGAL
         if action[0] == "put":
-            text, puts = action[1], puts - 1
-        else:
-            text += action[1]
-        if gets and not puts and not self._is_shown(text):
-            return ILLEGAL
-        return (text, puts, gets)
+            return self._known(action[1])
+        return UNSEEN if state is UNSEEN else self._known(f"{state}{action[1]}")
 
     @staticmethod
     def looks(action: Action) -> bool:
@@ -177,17 +191,28 @@ class KvAppendModel(Model):
         return bool(action[0] == "get")
 
     def helps(self, after: State, enabled: Iterable[Action]) -> bool:
-        """See `Model.helps`: no get shows what begins like this."""
-        return self._is_shown(after[0])  # type: ignore[index]  # the state is ours
+        """See `Model.helps`."""
+        return after is not UNSEEN
+
+    def reaches(self, state: State, look: Action, changers: Iterable[Action]) -> bool:
+        """See `Model.reaches`: a text grows, or a put begins it anew."""
+        text: str = look[1]
+        if state is not UNSEEN and text.startswith(str(state)):
+            return True
+        return any(action[0] == "put" and text.startswith(action[1]) for action in changers)
+
+    def _known(self, text: str) -> State:
+        """Return the state of a text."""
+        place = bisect_left(self._seen, text)
+        seen = place < len(self._seen) and self._seen[place].startswith(text)
+        return text if seen else UNSEEN
 
     def show(self, state: State) -> str:
-        """See `Model.show`."""
-        return repr(state[0])  # type: ignore[index]  # the state is ours
-
-    def _is_shown(self, text: str) -> bool:
-        """Tell whether some get's text begins with `text`."""
-        place = bisect_left(self._seen, text)
-        return place < len(self._seen) and self._seen[place].startswith(text)
+        """See `Model.show`: the end of a long text, which is where it changes."""
+        text = str(state)
+        if state is UNSEEN:
+            return text
+        return repr(text) if len(text) <= 60 else f"…{text[-56:]!r} ({len(text)} characters)"
 
 
 class CounterModel(Model):
@@ -225,3 +250,9 @@ class CounterModel(Model):
     def looks(action: Action) -> bool:
         """See `Model.looks`."""
         return bool(action[0] == "read")
+
+    def reaches(self, state: State, look: Action, changers: Iterable[Action]) -> bool:
+        """See `Model.reaches`: between everything that lowers and everything that raises."""
+        distance = look[1] - state
+        amounts = [action[1] for action in changers]
+        return sum(min(0, n) for n in amounts) <= distance <= sum(max(0, n) for n in amounts)

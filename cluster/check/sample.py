@@ -64,6 +64,7 @@ def sample_events(spec: SampleSpec) -> Iterator[Event]:
     idle = list(range(spec.processes))
     heapq.heapify(idle)
     under_way: list[_Began] = []
+    nothing: Hashable = {"kv-append": "", "counter": 0}.get(spec.kind)
     left, position, now, newcomer = spec.operations, 0, 0, spec.processes
     while left or under_way:
         now += _STEP_NS
@@ -81,12 +82,12 @@ def sample_events(spec: SampleSpec) -> Iterator[Event]:
             if crashes:
                 under_way.pop(choice)
                 if stream.random() < 0.5:
-                    position += _apply(operation, objects, position)
+                    position += _apply(operation, objects, position, nothing)
                 yield _event(operation, EventType.INFO, now)
                 heapq.heappush(idle, newcomer)  # who was not answered comes back as somebody else
                 newcomer += 1
             else:
-                position += _apply(operation, objects, position)
+                position += _apply(operation, objects, position, nothing)
         else:
             under_way.pop(choice)
             heapq.heappush(idle, operation.process)
@@ -115,12 +116,13 @@ def _begin(spec: SampleSpec, process: int, number: int, stream: random.Random) -
     return _Began(process, "cas", key, (stream.randrange(spec.values), value))
 
 
-def _apply(operation: _Began, objects: dict[Hashable, Any], position: int) -> int:
+def _apply(
+    operation: _Began, objects: dict[Hashable, Any], position: int, nothing: Hashable
+) -> int:
     """Let an operation take effect; return 1 if that is a change."""
     key, f = operation.key, operation.f
     operation.result = operation.argument
     if f in ("read", "get"):
-        nothing: Hashable = {"get": ""}.get(f)
         operation.result = objects.get(key, nothing)
         operation.position = position
         return 0

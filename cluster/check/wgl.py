@@ -11,12 +11,15 @@ What is placed is a number (`base`: all completed operations before it, by invoc
 integer as a set of bits (those behind it), so a configuration is as wide as the concurrency and not
 as the history. Operations of unknown outcome have a bit set of their own: they are never due.
 
-Four reductions, each of which keeps at least one order if there is any:
+Reductions, each of which keeps at least one order if there is any:
 
 * An action that looks and fits is placed at once: it changes nothing, and later is never better.
 * Of operations with equal actions, only the one that is due first is tried.
 * An operation of unknown outcome is tried only if it helps (`Model.helps`).
-* Nothing is remembered while there is no alternative to come back from.
+* A configuration is given up if the next look that is due can no longer come true
+  (`Model.reaches`), whatever is called before its completion.
+
+Nothing is remembered while there is no alternative to come back from.
 
 A search is advanced in slices, so that many keys share a budget and the first that fails ends all.
 """
@@ -26,16 +29,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cluster.check.budget import Budget
 from cluster.check.history import NEVER, Operation, Status
 from cluster.check.models import ILLEGAL, Action, Model, State
 
-__all__ = ["Placed", "Search", "Stuck"]
+__all__ = ["Explainer", "Placed", "Search", "Stuck"]
 
 _CHECK_EVERY: Final = 2048
 """Steps between two looks at the budget: some 10 ms."""
+_AHEAD_MAX: Final = 512
+"""How many operations ahead the next look is searched; some 20 µs."""
 
 Path = tuple[Any, ...]
 """Operations that are placed, newest first: (operation, state after it, the path before)."""
@@ -51,7 +56,10 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
-    """The longest order that could be found, and what could have come next, each with its why not."""
+    """The longest order that could be found, and what could come next by time, with its why not.
+
+    What is due first stands first in `next`: it is what the order fails on.
+    """
 
     prefix: tuple[Placed, ...]
     state: str
@@ -70,6 +78,20 @@ class _Branch:
     options: list[tuple[int, State]]
     """(operation, state after it), the best one last. An operation of unknown outcome counts from
     the number of completed ones on."""
+
+
+class _Window(NamedTuple):
+    """What may come next in a configuration."""
+
+    fits: int
+    """A look that fits the state, to be placed at once; -1: none. Then the rest is incomplete."""
+    due: int
+    """Rank of the first completion of what is not placed."""
+    look: int
+    """The look that is due first; -1: none near."""
+    enabled: list[int]
+    changers: list[Action]
+    """Actions that change something and are called before the completion of `look`."""
 
 
 class Search:
@@ -140,39 +162,30 @@ class Search:
 
     def _descend(self, at: _Branch, state: State, budget: Budget) -> bool:
         """Place operations until there is a choice, or nothing left; True at the end."""
-        step, looks, actions = self.model.step, self._looks, self._actions
-        calls, rets, done = self._calls, self._rets, self._done
+        done = self._done
         base, mask, crashed, path, placed = at.base, at.mask, at.crashed, at.path, at.placed
         while True:
             self.steps += 1
             if not self.steps % _CHECK_EVERY:
                 self._check(budget, base)
-            if self._stack:
-                known = self._seen.setdefault(base, set())
-                here = (mask, crashed, state)
-                if here in known:
-                    return False
-                known.add(here)
+            here = (mask, crashed, state)
+            known = self._seen.setdefault(base, set()) if self._stack else None
+            if known is not None and here in known:
+                return False
             if placed > self._best_placed:
                 self._best_placed, self._best = placed, path
             if base == done:
                 self.order = self._told(path)
                 return True
-            # What may come next: called before the first completion that is still due.
-            due, number, bits, enabled, fits = NEVER, base, mask, [], -1
-            while number < done and calls[number] < due:
-                if not bits & 1:
-                    if looks[number] and step(state, actions[number]) is not ILLEGAL:
-                        fits = number
-                        break
-                    due = min(due, rets[number])
-                    enabled.append(number)
-                bits >>= 1
-                number += 1
-            if fits >= 0:
-                options = [(fits, step(state, actions[fits]))]
+            window = self._window(base, mask, state)
+            if window.fits >= 0:
+                options = [(window.fits, state)]
+            elif self._is_lost(window, crashed, state):
+                return False
             else:
-                options = self._options(state, enabled, due, crashed)
+                options = self._options(state, window, crashed)
+            if known is not None:
+                known.add(here)
             if len(options) != 1:
                 if options:
                     self._stack.append(_Branch(base, mask, crashed, path, placed, options))
@@ -188,14 +201,49 @@ class Search:
                 mask >>= 1
                 base += 1
 
-    def _options(
-        self, state: State, enabled: list[int], due: int, crashed: int
-    ) -> list[tuple[int, State]]:
+    def _window(self, base: int, mask: int, state: State) -> _Window:
+        """Collect what may come next: what is called before the first completion that is due."""
+        calls, rets, looks, done = self._calls, self._rets, self._looks, self._done
+        due = horizon = NEVER
+        look, number, ahead = -1, base, base + _AHEAD_MAX
+        enabled: list[int] = []
+        changers: list[Action] = []
+        while number < done:
+            call = calls[number]
+            if call > due and (call > horizon or number > ahead):
+                break
+            if not mask & 1:
+                action, ret = self._actions[number], rets[number]
+                if not looks[number]:
+                    changers.append(action)
+                elif call < due and self.model.step(state, action) is not ILLEGAL:
+                    return _Window(number, due, look, enabled, changers)
+                elif ret < horizon:
+                    horizon, look = ret, number
+                if call < due:
+                    enabled.append(number)
+                if ret < due:
+                    due = ret
+            mask >>= 1
+            number += 1
+        return _Window(-1, due, look, enabled, changers)
+
+    def _is_lost(self, window: _Window, crashed: int, state: State) -> bool:
+        """Tell whether the next look cannot come true any more."""
+        if window.look < 0:
+            return False
+        horizon = self._rets[window.look]
+        for place, call in enumerate(self._lost_calls):
+            if call < horizon and not crashed >> place & 1:
+                window.changers.append(self._actions[self._done + place])
+        return not self.model.reaches(state, self._actions[window.look], window.changers)
+
+    def _options(self, state: State, window: _Window, crashed: int) -> list[tuple[int, State]]:
         """Return what is worth trying next and what would come of it, the first to try last."""
         step, actions, model = self.model.step, self._actions, self.model
         options: list[tuple[int, State]] = []
         tried: set[Action] = set()
-        enabled.sort(key=self._rets.__getitem__)
+        enabled = sorted(window.enabled, key=self._rets.__getitem__)
         for number in enabled:
             action = actions[number]
             if self._looks[number] or action in tried:
@@ -207,7 +255,7 @@ class Search:
         lost = [
             self._done + place
             for place, call in enumerate(self._lost_calls)
-            if call < due and not crashed >> place & 1
+            if call < window.due and not crashed >> place & 1
         ]
         if lost:
             others = [actions[number] for number in enabled + lost]
@@ -243,7 +291,7 @@ class Search:
         open_ = [n for n in range(len(self._ops)) if n not in placed]
         due = min((self._rets[n] for n in open_ if n < self._done), default=NEVER)
         following = []
-        for number in sorted(open_, key=lambda n: self._ops[n].call):
+        for number in sorted(open_, key=lambda n: (self._ops[n].ret, self._ops[n].call)):
             operation = self._ops[number]
             if operation.call < due:
                 possible = model.step(state, self._actions[number]) is not ILLEGAL
@@ -254,6 +302,13 @@ class Search:
     def _told(self, path: Path | None) -> tuple[Placed, ...]:
         told = [Placed(self._ops[n], self.model.show(state)) for n, state in _links(path)]
         return tuple(reversed(told))
+
+
+class Explainer(Search):
+    """A search that goes on where a longer order is useless, since it tells more."""
+
+    def _is_lost(self, window: _Window, crashed: int, state: State) -> bool:
+        return False
 
 
 def _links(path: Path | None) -> Iterator[tuple[int, State]]:
