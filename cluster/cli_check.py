@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
+_T = TypeVar("_T")
 CHECK_SCHEMA = "raftdeck.check/1"
 MODELS = ("register", "cas", "kv-append", "list-append", "set", "queue", "counter", "bank")
 FORMATS = ("json", "edn", "log")
@@ -115,10 +117,11 @@ def _read(file: Path, format_: str | None) -> History:
         ) from None
     except OSError as error:
         raise CommandError(Exit.UNFIT, f"{file}: cannot be read: {error.strerror}") from None
-    return _judged(lambda: read_history(content, format_ and Format(format_) or None), file)
+    chosen = None if format_ is None else Format(format_)
+    return _judged(lambda: read_history(content, chosen), file)
 
 
-def _judged(call: Any, file: Path) -> Any:
+def _judged(call: Callable[[], _T], file: Path) -> _T:
     """Call something that reads a history; say which file it was that could not be read."""
     from cluster.check.history import HistoryError
 

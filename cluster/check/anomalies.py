@@ -93,7 +93,7 @@ def _classify(graph: Graph, part: list[int], forbidden: Sequence[CycleClass]) ->
                 cycles.append(Cycle(known.name, (edge, *back)))
         if cycles:
             return _distinct(cycles)
-    edges = sum((list(graph.edges(kind, within)) for kind in Kind), [])
+    edges = [edge for kind in Kind for edge in graph.edges(kind, within)]
     return [Cycle("cycle", tuple(edges[:_CYCLES_MAX]))]
 
 

@@ -60,4 +60,3 @@ class _Sum:
     def before(self, rank: int) -> int:
         """Return the sum of everything in front of a rank."""
         return self._sums[bisect_left(self._ranks, rank)]
-

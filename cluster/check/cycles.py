@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
+from itertools import pairwise
 from typing import Final
 
 __all__ = ["Edge", "Graph", "Kind", "components"]
@@ -107,7 +108,7 @@ class Graph:
         while nodes[-1] != from_:
             nodes.append(came[nodes[-1]])
         nodes = [node for node in reversed(nodes) if node < self.nodes]
-        return [self._edge(a, b, kinds) for a, b in zip(nodes, nodes[1:], strict=False)]
+        return [self._edge(a, b, kinds) for a, b in pairwise(nodes)]
 
     def _edge(self, from_: int, to: int, kinds: Kind) -> Edge:
         """Name the strongest direct dependency; if there is none, time passed between them."""

@@ -1,11 +1,11 @@
 """Writes a history for other checkers: our lines, Jepsen's EDN, elle-cli's JSON, Porcupine's style.
 
-    jsonl      raftdeck.history/1 (`read_json` draws it)
-    edn        {:index 0, :time 120, :process 2, :type :invoke, :f :read, :value nil}; an operation
-               on a key has the value [key value], as Jepsen's independent writes it
-    elle       the same as a JSON array; transactions as [["append", "x", 1], ["r", "y", null]]
-    porcupine  {"ClientId", "Input", "Call", "Output", "Return", "Metadata"}, one operation per line;
-               without times, ranks stand for them; an open operation returns behind all others
+jsonl      raftdeck.history/1 (`read_json` draws it)
+edn        {:index 0, :time 120, :process 2, :type :invoke, :f :read, :value nil}; an operation
+           on a key has the value [key value], as Jepsen's independent writes it
+elle       the same as a JSON array; transactions as [["append", "x", 1], ["r", "y", null]]
+porcupine  {"ClientId", "Input", "Call", "Output", "Return", "Metadata"}, one operation per line;
+           without times, ranks stand for them; an open operation returns behind all others
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 __all__ = [
-    "NEVER",
     "NEMESIS",
+    "NEVER",
     "Event",
     "EventType",
     "History",

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from cluster.check.anomalies import FORBIDDEN, Consistency, find_cycles
@@ -48,9 +49,7 @@ class Anomaly:
     lines: tuple[str, ...]
 
 
-def check_list_append(
-    history: History, consistency: Consistency = Consistency.STRICT
-) -> Finding:
+def check_list_append(history: History, consistency: Consistency = Consistency.STRICT) -> Finding:
     """Judge a history of transactions. Raises HistoryError for what is none."""
     inference = _Inference(transactions(history), consistency)
     anomalies = inference.run()
@@ -225,7 +224,7 @@ class _Inference:
         return unread
 
     def _connect(self, graph: Graph, writers: Sequence[int], unread: Sequence[int]) -> None:
-        for before, after in zip(writers, writers[1:], strict=False):
+        for before, after in pairwise(writers):
             self._add(graph, before, after, Kind.WW)
         for after in unread if writers else ():
             self._add(graph, writers[-1], after, Kind.WW)
@@ -257,17 +256,17 @@ class _Inference:
         if edge.kind is Kind.RW:
             for read in _reads_of(before):
                 order, size = self.orders[read.key], len(read.values or ())
-                values = after.appended.get(read.key, ())
+                values: Sequence[Hashable] = after.appended.get(read.key, ())
                 if size < len(order) and order[size] in values:
                     return f"list {read.key} was read without {order[size]}, which was appended"
                 if size == len(order) and any(value not in order for value in values):
                     return f"list {read.key} was read without {values[-1]}, which was appended"
-        for key, values in before.appended.items():
-            order = self.orders.get(key, ())
+        for key, earlier in before.appended.items():
+            known = self.orders.get(key, ())
             for value in after.appended.get(key, ()):
-                place = order.index(value) if value in order else len(order)
-                if place and order[place - 1] in values:
-                    return f"list {key} holds {order[place - 1]} right before {value}"
+                place = known.index(value) if value in known else len(known)
+                if place and known[place - 1] in earlier:
+                    return f"list {key} holds {known[place - 1]} right before {value}"
         return "by the order of a list"
 
 

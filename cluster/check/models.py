@@ -49,6 +49,7 @@ class Model(ABC):
 
     def __init__(self, operations: Sequence[Operation] = ()) -> None:
         """Prepare for these operations (completed or open; none that failed)."""
+        del operations
 
     @classmethod
     def action(cls, operation: Operation) -> Action | None:
@@ -242,7 +243,8 @@ class CounterModel(Model):
     def step(self, state: State, action: Action) -> State | _Illegal:
         """See `Model.step`."""
         if action[0] == "add":
-            total: int = state + action[1]  # type: ignore[operator]  # the state is a number
+            assert isinstance(state, int)
+            total: int = state + action[1]
             return total
         return state if state == action[1] else ILLEGAL
 
@@ -253,6 +255,7 @@ class CounterModel(Model):
 
     def reaches(self, state: State, look: Action, changers: Iterable[Action]) -> bool:
         """See `Model.reaches`: between everything that lowers and everything that raises."""
-        distance = look[1] - state
-        amounts = [action[1] for action in changers]
+        assert isinstance(state, int)
+        distance: int = look[1] - state
+        amounts: list[int] = [action[1] for action in changers]
         return sum(min(0, n) for n in amounts) <= distance <= sum(max(0, n) for n in amounts)

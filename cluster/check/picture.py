@@ -17,10 +17,14 @@ from cluster.check.linearizable import Counterexample
 
 __all__ = ["draw"]
 
-_BEFORE_MAX: Final = 24
-_AFTER_MAX: Final = 6
+_BEFORE_MAX: Final = 14
+_AFTER_MAX: Final = 4
 """Placed operations in front of the failure, and operations behind it, that are drawn."""
-_COLUMN: Final = 34
+_WIDTH: Final = 1150
+_COLUMN_MIN: Final = 20
+_COLUMN_MAX: Final = 56
+"""Columns share the width of the page, within these bounds; pixels."""
+_LETTER: Final = 7.3
 _LANE: Final = 46
 _LEFT: Final = 92
 _TOP: Final = 14
@@ -47,6 +51,7 @@ svg text { fill: var(--ink); } svg .soft { fill: var(--soft); }
 .bar.bad { fill: var(--bad); stroke: var(--bad-edge); stroke-width: 2; }
 .open { stroke-dasharray: 5 3; }
 .order { font-weight: 700; }
+.behind { paint-order: stroke; stroke: var(--card); stroke-width: 5px; }
 .key { display: inline-block; width: .9em; height: .9em; border: 1.5px solid; border-radius: 3px;
   vertical-align: -.1em; margin: 0 .35em 0 1em; }
 table { border-collapse: collapse; font: 13px ui-monospace, monospace; }
@@ -105,7 +110,7 @@ def _places(example: Counterexample) -> dict[int, int]:
 def _shown(example: Counterexample, places: dict[int, int]) -> list[Operation]:
     """Choose what is drawn: what cannot follow, what was placed last, and a little of the rest."""
     bad = {op.number for op in example.culprits}
-    first = len(places) - _BEFORE_MAX
+    first = max(0, len(places) - _BEFORE_MAX)
     near = [op for op in example.operations if places.get(op.number, 0) > first]
     chosen = {op.number for op in near} | bad
     last = max((op.call for op in example.operations if op.number in chosen), default=0)
@@ -121,9 +126,7 @@ def _bars(
     ends = [op.ret for op in shown if op.ret != NEVER]
     columns = {rank: n for n, rank in enumerate(sorted({op.call for op in shown} | set(ends)))}
     lanes: dict[object, int] = {}
-    blocking = {op.number for op in example.culprits[:1]} or set()
-    if example.stuck is None:
-        blocking = {op.number for op in example.culprits}
+    blocking = {op.number for op in example.culprits[: 1 if example.stuck else None]}
     bars = []
     for op in shown:
         lane = lanes.setdefault(op.process, len(lanes))
@@ -135,31 +138,40 @@ def _bars(
 
 
 def _svg(bars: Sequence[_Bar], lanes: Sequence[str], columns: int) -> str:
-    width, height = _LEFT + columns * _COLUMN + 20, _TOP * 2 + len(lanes) * _LANE
+    column = min(_COLUMN_MAX, max(_COLUMN_MIN, (_WIDTH - _LEFT) // columns))
+    width, height = _LEFT + columns * column + 20, _TOP * 2 + len(lanes) * _LANE
     parts = [f'<svg width="{width}" height="{height}" role="img" aria-label="operations in time">']
     for lane, process in enumerate(lanes):
         y = _TOP + lane * _LANE + _LANE / 2
         parts.append(f'<line class="lane" x1="{_LEFT}" x2="{width}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text class="soft" x="4" y="{y + 4}">process {escape(process[:9])}</text>')
-    parts += [_bar(bar) for bar in bars]
+    for number, bar in enumerate(bars):
+        following = [other.start for other in bars[number + 1 :] if other.lane == bar.lane]
+        room = ((following[0] if following else columns) - bar.start) * column
+        parts.append(_bar(bar, column, room))
     parts.append("</svg>")
     return "\n".join(parts)
 
 
-def _bar(bar: _Bar) -> str:
-    x, y = _LEFT + bar.start * _COLUMN + 4, _TOP + bar.lane * _LANE + 8
-    width = max(_COLUMN - 8, (bar.end - bar.start) * _COLUMN - 8)
+def _bar(bar: _Bar, column: int, space: int) -> str:
+    """Return one bar; its words may run on behind it, up to the next bar in its lane (`space`)."""
+    x, y = _LEFT + bar.start * column + 2, _TOP + bar.lane * _LANE + 8
+    width = max(column - 4, (bar.end - bar.start) * column - 4)
     kind = " bad" if bar.is_bad else " placed" if bar.place else ""
     kind += " open" if bar.is_open else ""
     label = _label(bar.operation)
-    room = int(width / 7.3) - (len(str(bar.place)) + 1 if bar.place else 0)
-    short = label if len(label) <= room else label[: max(0, room - 1)] + "…"
-    order = f'<tspan class="order">{bar.place}</tspan> ' if bar.place else ""
-    number = f"{bar.place}. " if bar.place else ""
+    number = f"{bar.place} " if bar.place else ""
+    fits = (len(number) + len(label)) * _LETTER + 10 <= width
+    room = int((space - 8 - (0 if fits else width)) / _LETTER)
+    short = label if fits or len(label) <= room else label[: max(0, room - 1)] + "…"
+    words = x + (6 + len(number) * _LETTER if fits else width + 6)
+    title = escape(f"{number}{bar.operation}")
     return (
-        f'<g><title>{escape(f"{number}{bar.operation}")}</title>'
+        f"<g><title>{title}</title>"
         f'<rect class="bar{kind}" x="{x}" y="{y}" width="{width}" height="{_LANE - 16}" rx="5"/>'
-        f'<text x="{x + 6}" y="{y + 19}">{order}{escape(short)}</text></g>'
+        f'<text class="order" x="{x + 6}" y="{y + 19}">{number.strip()}</text>'
+        f'<text class="{"inside" if fits else "behind"}" x="{words:.0f}" y="{y + 19}">'
+        f"{escape(short)}</text></g>"
     )
 
 
@@ -168,6 +180,7 @@ def _label(operation: Operation) -> str:
     value = operation.argument if operation.argument is not None else operation.result
     text = "nil" if value is None else value if isinstance(value, str) else repr(value)
     arrow = " → " if operation.argument is None and operation.status is Status.OK else " "
+    text = text or "''"
     if len(text) > _LABEL_MAX:
         text = f"…{text[-_LABEL_MAX:]}"
     return f"{operation.f}{arrow if value is not None or arrow == ' → ' else ''}{text}".strip()

@@ -52,5 +52,5 @@ def _event_of(match: re.Match[str], line: int) -> Event:
     except HistoryError as error:
         raise HistoryError(line, str(error).partition(": ")[2]) from None
     value = values[0] if values else None
-    error = " ".join(str(word) for word in values[1:]) or None
-    return Event(process, type_, match["f"], value, error=error, line=line)
+    said = " ".join(str(word) for word in values[1:]) or None
+    return Event(process, type_, match["f"], value, error=said, line=line)

@@ -127,7 +127,8 @@ def _apply(
         operation.position = position
         return 0
     if f == "cas":
-        old, new = operation.argument  # type: ignore[misc]  # made by _begin
+        assert isinstance(operation.argument, tuple)
+        old, new = operation.argument
         operation.applied = objects.get(key) == old
         if not operation.applied:
             return 0

@@ -71,7 +71,9 @@ def check_set(history: History) -> Finding:
             lines = _order(added, reads)
         finding.lines = lines
         finding.verdict = Verdict.FAIL if lines else Verdict.PASS
-        finding.reason = lines[0] if lines else f"{len(added)} elements, {len(reads)} reads: a chain"
+        finding.reason = (
+            lines[0] if lines else f"{len(added)} elements, {len(reads)} reads: a chain"
+        )
     finding.facts = {
         "added": len(added),
         "reads": len(reads),
@@ -122,10 +124,11 @@ def _order(added: dict[Hashable, _Element], reads: Sequence[_Read]) -> list[str]
             if not seen <= elements:
                 gone = next(iter(seen - elements))
                 assert before is not None
-                return [
+                text = (
                     f"not a chain: {before.operation} saw {gone!r} and fewer elements than"
                     f" {together[0].operation}, which did not"
-                ]
+                )
+                return [text]
             for element in _by_call(added[value] for value in elements - seen):
                 element.seen = True
                 time.place(element.add, element.call, element.ret)

@@ -222,8 +222,7 @@ class Search:
                     horizon, look = ret, number
                 if call < due:
                     enabled.append(number)
-                if ret < due:
-                    due = ret
+                due = min(due, ret)
             mask >>= 1
             number += 1
         return _Window(-1, due, look, enabled, changers)

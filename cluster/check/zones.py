@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from operator import attrgetter
 
 from cluster.check.history import NEVER, Operation, Status
@@ -108,7 +109,7 @@ def _overlap(clusters: list[_Cluster]) -> Clash | None:
     backward = [c for c in clusters if c.first_ret > c.last_call]
     forward.sort(key=attrgetter("first_ret"))
     backward.sort(key=attrgetter("last_call"))
-    for before, after in zip(forward, forward[1:], strict=False):
+    for before, after in pairwise(forward):
         if after.first_ret < before.last_call:
             return Clash(f"{before}; but {after}", before.ends + after.ends)
     place = 0

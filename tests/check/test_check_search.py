@@ -4,7 +4,6 @@ import random
 from dataclasses import replace
 
 import pytest
-from tests.check.brute_force import is_linearizable
 
 from cluster.check.budget import Budget, OutOfBudgetError
 from cluster.check.history import EventType, build_history
@@ -15,6 +14,7 @@ from cluster.check.verdict import Verdict
 from cluster.check.wgl import Explainer, Search
 from cluster.check.witness import check_witness
 from cluster.check.zones import applies, check_zones
+from tests.check.brute_force import is_linearizable
 
 KINDS = {
     "register": RegisterModel,
@@ -163,14 +163,12 @@ def test_a_search_in_slices_ends_as_one_in_one_go():
     history = build_history(events)
     at_once, sliced = (Search(history.operations, RegisterModel) for _ in range(2))
     assert at_once.advance(10**7, Budget(30, 4096)) is False
-    answers = []
+    answers: list[bool | None] = []
     while not answers or answers[-1] is None:
         answers.append(sliced.advance(3, Budget(30, 4096)))
     assert answers[-1] is False
     assert len(answers) > 2
     assert sliced.steps == at_once.steps
-
-
 
 
 class _Blind(KvAppendModel):
