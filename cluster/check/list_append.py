@@ -104,8 +104,6 @@ class _Inference:
         for transaction in self._all:
             if transaction.operation.status is Status.OK:
                 self._check_internal(transaction)
-        for transaction, read in self._reads:
-            self._check_read(transaction, read)
         self._order_lists()
         if not any(a.name in ("incompatible-order", "duplicate") for a in self._anomalies):
             for cycle in find_cycles(self._graph(), FORBIDDEN[self._consistency]):
@@ -137,7 +135,33 @@ class _Inference:
                 return
             seen[key], own[key] = values, ()
 
-    def _check_read(self, transaction: Transaction, read: Read) -> None:
+    def _order_lists(self) -> None:
+        """Find the longest read of each list; all others are beginnings of it.
+
+        Values are looked at in the longest reads, and in what is no beginning of these: reads of
+        long lists hold the same values over and over.
+        """
+        longest: dict[Hashable, tuple[Transaction, Read]] = {}
+        for transaction, read in self._reads:
+            known = longest.get(read.key)
+            if known is None or len(read.values or ()) > len(known[1].values or ()):
+                longest[read.key] = (transaction, read)
+        for transaction, read in longest.values():
+            self._check_values(transaction, read)
+        for transaction, read in self._reads:
+            other, whole = longest[read.key]
+            values = read.values or ()
+            self._check_last(transaction, read)
+            if (whole.values or ())[: len(values)] != values:
+                self._check_values(transaction, read)
+                self._tell(
+                    "incompatible-order", f"  list {read.key} in {transaction}",
+                    f"  list {read.key} in {other}",
+                )  # fmt: skip
+        self.orders = {key: read.values or () for key, (_, read) in longest.items()}
+
+    def _check_values(self, transaction: Transaction, read: Read) -> None:
+        """Everything that is read was appended, once, by somebody who did not fail."""
         values = read.values or ()
         if len(set(values)) != len(values):
             twice = next(value for value, count in Counter(values).items() if count > 1)
@@ -148,32 +172,19 @@ class _Inference:
                 self._tell("unwritten", f"  {transaction} sees {value}, which nobody appended")
             elif writer.operation.status is Status.FAIL:
                 self._tell("G1a", f"  {transaction} sees {value}", f"  {writer} had failed")
-        if values:
-            writer = self._writer.get((read.key, values[-1]))
-            if writer is not None and writer is not transaction:
-                last = writer.appended[read.key][-1]
-                if last != values[-1]:
-                    self._tell(
-                        "G1b", f"  {transaction} sees list {read.key} up to {values[-1]}",
-                        f"  {writer} appended {last} behind it",
-                    )  # fmt: skip
 
-    def _order_lists(self) -> None:
-        """Find the longest read of each list; all others are beginnings of it."""
-        longest: dict[Hashable, tuple[Transaction, tuple[Hashable, ...]]] = {}
-        for transaction, read in self._reads:
-            values = read.values or ()
-            if read.key not in longest or len(values) > len(longest[read.key][1]):
-                longest[read.key] = (transaction, values)
-        for transaction, read in self._reads:
-            values = read.values or ()
-            other, order = longest[read.key]
-            if order[: len(values)] != values:
+    def _check_last(self, transaction: Transaction, read: Read) -> None:
+        """Nobody sees a list in the middle of somebody else's transaction."""
+        if not read.values:
+            return
+        writer = self._writer.get((read.key, read.values[-1]))
+        if writer is not None and writer is not transaction:
+            last = writer.appended[read.key][-1]
+            if last != read.values[-1]:
                 self._tell(
-                    "incompatible-order", f"  list {read.key} in {transaction}",
-                    f"  list {read.key} in {other}",
+                    "G1b", f"  {transaction} sees list {read.key} up to {read.values[-1]}",
+                    f"  {writer} appended {last} behind it",
                 )  # fmt: skip
-        self.orders = {key: order for key, (_, order) in longest.items()}
 
     # ---- the graph -----------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 import random
 
 import pytest
-from tests.check.brute_force import is_linearizable as has_order
 
 from cluster.check.bank import check_bank
 from cluster.check.budget import Budget
@@ -15,6 +14,7 @@ from cluster.check.queues import check_queue
 from cluster.check.sample import SampleSpec, sample_events
 from cluster.check.sets import check_set
 from cluster.check.verdict import Finding, Verdict, worst
+from tests.check.brute_force import is_linearizable as has_order
 
 SETS = {
     "empty": ("0 :invoke :read\n0 :ok :read []", "pass"),
@@ -23,8 +23,8 @@ SETS = {
     "not-lost-if-unknown": (
         "0 :invoke :add 1\n0 :info :add 1\n1 :invoke :read\n1 :ok :read []", "pass"),
     "an-unknown-add-may-come-late": (
-        "0 :invoke :add 1\n0 :info :add 1\n1 :invoke :read\n1 :ok :read []\n"
-        "1 :invoke :read\n1 :ok :read [1]", "pass"),
+        ("0 :invoke :add 1\n0 :info :add 1\n1 :invoke :read\n1 :ok :read []\n"
+        "1 :invoke :read\n1 :ok :read [1]"), "pass"),
     "refused-and-seen": (
         "0 :invoke :add 1\n0 :fail :add 1\n0 :invoke :read\n0 :ok :read [1]", "fail"),
     "never-added": ("0 :invoke :read\n0 :ok :read [7]", "fail"),
@@ -33,20 +33,20 @@ SETS = {
     "seen-while-it-began": (
         "0 :invoke :read\n1 :invoke :add 1\n0 :ok :read [1]\n1 :ok :add 1", "pass"),
     "gone-again": (
-        "0 :invoke :add 1\n1 :invoke :read\n1 :ok :read [1]\n1 :invoke :read\n1 :ok :read []\n"
-        "0 :ok :add 1\n1 :invoke :read\n1 :ok :read [1]", "fail"),
+        ("0 :invoke :add 1\n1 :invoke :read\n1 :ok :read [1]\n1 :invoke :read\n1 :ok :read []\n"
+        "0 :ok :add 1\n1 :invoke :read\n1 :ok :read [1]"), "fail"),
     "gone-again-only-in-an-overlapping-read": (
-        "0 :invoke :add 1\n1 :invoke :read\n2 :invoke :read\n1 :ok :read [1]\n2 :ok :read []\n"
-        "0 :ok :add 1", "pass"),
+        ("0 :invoke :add 1\n1 :invoke :read\n2 :invoke :read\n1 :ok :read [1]\n2 :ok :read []\n"
+        "0 :ok :add 1"), "pass"),
     "stale": (
-        "0 :invoke :add 1\n0 :ok :add 1\n1 :invoke :read\n1 :ok :read []\n"
-        "1 :invoke :read\n1 :ok :read [1]", "fail"),
+        ("0 :invoke :add 1\n0 :ok :add 1\n1 :invoke :read\n1 :ok :read []\n"
+        "1 :invoke :read\n1 :ok :read [1]"), "fail"),
     "no-chain": (
-        "0 :invoke :add 1\n1 :invoke :add 2\n2 :invoke :read\n3 :invoke :read\n2 :ok :read [1]\n"
-        "3 :ok :read [2]\n0 :ok :add 1\n1 :ok :add 2", "fail"),
+        ("0 :invoke :add 1\n1 :invoke :add 2\n2 :invoke :read\n3 :invoke :read\n2 :ok :read [1]\n"
+        "3 :ok :read [2]\n0 :ok :add 1\n1 :ok :add 2"), "fail"),
     "a-chain": (
-        "0 :invoke :add 1\n1 :invoke :add 2\n2 :invoke :read\n3 :invoke :read\n2 :ok :read [1]\n"
-        "3 :ok :read [1 2]\n0 :ok :add 1\n1 :ok :add 2", "pass"),
+        ("0 :invoke :add 1\n1 :invoke :add 2\n2 :invoke :read\n3 :invoke :read\n2 :ok :read [1]\n"
+        "3 :ok :read [1 2]\n0 :ok :add 1\n1 :ok :add 2"), "pass"),
     "twice-in-one-read": (
         "0 :invoke :add 1\n0 :ok :add 1\n0 :invoke :read\n0 :ok :read [1 1]", "fail"),
     "nothing-read": ("0 :invoke :add 1\n0 :ok :add 1\n0 :invoke :read\n0 :info :read", "unknown"),
@@ -65,7 +65,7 @@ class _SetModel(Model):
 
     name = "set"
     functions = ("add", "read")
-    initial = frozenset()
+    initial: frozenset[object] = frozenset()
 
     @classmethod
     def translate(cls, operation):
@@ -89,7 +89,7 @@ def test_the_judge_of_sets_agrees_with_the_definition():
     verdicts = []
     for seed in range(400):
         spec = SampleSpec(8, processes=3, kind="unique", crash_percent=15, seed=seed)
-        elements: list[int] = []
+        elements: list[object] = []
         events = []
         for event in sample_events(spec):
             value = event.value
@@ -121,13 +121,13 @@ QUEUES = {
         "0 :invoke :enqueue 1\n0 :ok :enqueue 1\n0 :invoke :drain\n0 :ok :drain []", "fail"),
     "left-in-it": ("0 :invoke :enqueue 1\n0 :ok :enqueue 1", "unknown"),
     "perhaps-taken": (
-        "0 :invoke :enqueue 1\n0 :ok :enqueue 1\n1 :invoke :dequeue\n1 :info :dequeue\n"
-        "0 :invoke :drain\n0 :ok :drain []", "unknown"),
+        ("0 :invoke :enqueue 1\n0 :ok :enqueue 1\n1 :invoke :dequeue\n1 :info :dequeue\n"
+        "0 :invoke :drain\n0 :ok :drain []"), "unknown"),
     "twice": (
         "0 :invoke :enqueue 1\n0 :ok :enqueue 1\n0 :invoke :drain\n0 :ok :drain [1 1]", "fail"),
     "twice-in-and-twice-out": (
-        "0 :invoke :enqueue 1\n0 :ok :enqueue 1\n0 :invoke :enqueue 1\n0 :info :enqueue 1\n"
-        "1 :invoke :drain\n1 :ok :drain [1 1]", "pass"),
+        ("0 :invoke :enqueue 1\n0 :ok :enqueue 1\n0 :invoke :enqueue 1\n0 :info :enqueue 1\n"
+        "1 :invoke :drain\n1 :ok :drain [1 1]"), "pass"),
     "never-in": ("0 :invoke :dequeue\n0 :ok :dequeue 4", "fail"),
     "refused-and-out": (
         "0 :invoke :enqueue 1\n0 :fail :enqueue 1\n0 :invoke :dequeue\n0 :ok :dequeue 1", "fail"),
