@@ -30,10 +30,11 @@ EXPORTS = ("jsonl", "edn", "elle", "porcupine")
     "check",
     example="raftdeck check history.jsonl --model register\n"
     "raftdeck check history.edn --model list-append --json\n"
-    "raftdeck check etcd.log --model cas --html why.html",
+    "raftdeck check etcd.log --model cas --html why.html\n"
+    "raftdeck check ~/.local/share/raftdeck/deck",
 )
-@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE")
-@click.option("--model", "-m", type=click.Choice(MODELS), required=True, help="What it is of.")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE|DIR")
+@click.option("--model", "-m", type=click.Choice(MODELS), help="What the history is of.")
 @click.option("--format", "format_", type=click.Choice(FORMATS), help="[what it looks like]")
 @click.option(
     "--by", type=click.Choice(("auto", "witness", "zones", "wgl")), default="auto",
@@ -60,7 +61,7 @@ EXPORTS = ("jsonl", "edn", "elle", "porcupine")
 )  # fmt: skip
 @json_option
 def check(
-    file: Path, model: str, format_: str | None, *, html: Path | None,
+    file: Path, model: str | None, format_: str | None, *, html: Path | None,
     export: tuple[tuple[str, Path], ...], as_json: bool, **chosen: Any,
 ) -> int:  # fmt: skip
     """Judge the history in FILE: pass, fail or unknown. `-` is standard input.
@@ -68,9 +69,17 @@ def check(
     FILE is JSON (ours, elle-cli's, Porcupine-style), Jepsen's EDN, or the log text of jepsen.util.
     Operations whose outcome is unknown may have happened at any time, or never.
 
+    A DIR is a cluster's data directory: the logs in it are judged, each by itself and against each
+    other. The cluster may be running.
+
     Exit codes: 0 pass, 1 fail, 2 no such file or no history, 3 unknown.
     """
     from cluster.check.judge import judge
+
+    if file.is_dir():
+        return _check_logs(file, as_json=as_json)
+    if model is None:
+        raise CommandError(Exit.USAGE, f"say what it is of: --model {'|'.join(MODELS)}")
 
     began = time.monotonic()
     rules = _rules(chosen)
@@ -111,14 +120,39 @@ def _read(file: Path, format_: str | None) -> History:
         content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except FileNotFoundError:
         raise CommandError(Exit.USAGE, f"{file}: no such file") from None
-    except IsADirectoryError:
-        raise CommandError(
-            Exit.USAGE, f"{file}: a directory; name a history in it (for logs: raftdeck wal verify)"
-        ) from None
     except OSError as error:
         raise CommandError(Exit.UNFIT, f"{file}: cannot be read: {error.strerror}") from None
     chosen = None if format_ is None else Format(format_)
     return _judged(lambda: read_history(content, chosen), file)
+
+
+def _check_logs(directory: Path, *, as_json: bool) -> int:
+    """Judge the logs in a data directory."""
+    from cluster.check.fsck import check_directory
+    from cluster.check.verdict import worst
+
+    try:
+        findings = check_directory(directory)
+    except OSError as error:
+        raise CommandError(Exit.UNFIT, f"{directory}: cannot be read: {error.strerror}") from None
+    if not findings:
+        raise CommandError(
+            Exit.USAGE, f"{directory}: no node's log in it; give a data directory, or a history"
+        )
+    verdict = worst(findings)
+    document = {
+        "schema": CHECK_SCHEMA,
+        "file": str(directory),
+        "model": "logs",
+        "verdict": verdict.value,
+        "checks": [finding.document() for finding in findings],
+    }
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(f"{verdict.value}  {directory}")
+        _tell_checks(document)
+    return int(verdict.exit_code)
 
 
 def _judged(call: Callable[[], _T], file: Path) -> _T:
@@ -183,9 +217,13 @@ def _tell(document: dict[str, Any]) -> None:
         f"  {counts['all']:,} operations: {counts['ok']:,} ok, {counts['failed']:,} failed,"
         f" {counts['unknown']:,} of unknown outcome; {document['seconds']['all']:.2f} s"
     )
+    _tell_checks(document)
+    for warning in document["warnings"]:
+        note(f"note: {warning}")
+
+
+def _tell_checks(document: dict[str, Any]) -> None:
     for found in document["checks"]:
         click.echo(f"  {found['name']}: {found['verdict']}: {found['reason']}")
         for line in found["lines"]:
             click.echo(f"    {line}")
-    for warning in document["warnings"]:
-        note(f"note: {warning}")
