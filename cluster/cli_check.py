@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cluster.check.history import History
     from cluster.check.judge import Judgement
 
-__all__ = ["check"]
+__all__ = ["check", "check_bench_command"]
 
 _T = TypeVar("_T")
 CHECK_SCHEMA = "raftdeck.check/1"
@@ -227,3 +227,39 @@ def _tell_checks(document: dict[str, Any]) -> None:
         click.echo(f"  {found['name']}: {found['verdict']}: {found['reason']}")
         for line in found["lines"]:
             click.echo(f"    {line}")
+
+
+@verb("check", example="raftdeck bench check --quick\nraftdeck bench check --labelled DIR --json")
+@click.option("--quick", is_flag=True, help="One round: under a minute.")
+@click.option(
+    "--operations", type=click.IntRange(100), default=100_000, metavar="N", help="[100000]"
+)
+@click.option(
+    "--labelled", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
+    help="Also judge the histories that DIR/VERDICTS.tsv names.",
+)  # fmt: skip
+@json_option
+def check_bench_command(quick: bool, operations: int, labelled: Path | None, as_json: bool) -> int:
+    """Measure how long it takes to judge 100,000 operations over 100 keys, by each way.
+
+    Goals: 10 s by the committed order, 60 s by search, and the verdict that each labelled history
+    has, within 10 s.
+    """
+    from cluster.bench.check import Settings, check_bench, table
+    from cluster.check.history import HistoryError
+
+    settings = Settings(operations, rounds=1 if quick else 5, labelled=labelled)
+    try:
+        report = check_bench(settings, note)
+    except HistoryError as error:
+        raise CommandError(Exit.USAGE, f"{labelled}: {error}") from None
+    except OSError as error:
+        raise CommandError(Exit.UNFIT, f"{error.filename}: {error.strerror}") from None
+    if as_json:
+        print_json(report.document())
+    else:
+        click.echo(table(report))
+        for line in report.ratio_lines():
+            click.echo(line)
+        note(report.machine_line())
+    return int(report.exit_code)

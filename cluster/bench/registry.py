@@ -23,4 +23,7 @@ BENCHES: Final[Mapping[str, LazyVerb]] = {
         "dashboard_command",
         "The dashboard's CPU, bytes and key echo, and what it costs the nodes.",
     ),
+    "check": LazyVerb(
+        "cluster.cli_check", "check_bench_command", "How long the judges of histories take."
+    ),
 }

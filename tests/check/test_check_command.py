@@ -130,7 +130,7 @@ def test_a_file_that_may_not_be_read_is_the_environments_fault(call, file):
 def test_bad_arguments_name_the_good_ones(call, file, arguments):
     code, _, err = call(file(GOOD), *arguments)
     assert code == Exit.USAGE
-    assert "--help" in err
+    assert "--help" in err or "--model register|cas" in err
 
 
 @pytest.mark.parametrize("kind", EXPORTS)
@@ -270,3 +270,26 @@ def test_a_sample_passes_as_a_file(call, tmp_path, kind):
             sample_history(SampleSpec(500, keys=5, kind=kind, crash_percent=2)), "jsonl", stream, kind
         )  # fmt: skip
     assert call(path, "--model", kind)[0] == Exit.HELD
+
+
+# ---- the bench -----------------------------------------------------------------------------------
+
+
+def test_the_bench_judges_what_it_makes_and_labelled_histories(tmp_path, capfd):
+    (tmp_path / "a.log").write_text(GOOD)
+    (tmp_path / "b.log").write_text(BAD)
+    (tmp_path / "VERDICTS.tsv").write_text("a.log\tlinearizable\nb.log\tnot-linearizable\n")
+    command = ["bench", "check", "--quick", "--operations", "300", "--labelled", str(tmp_path)]
+    assert main([*command, "--json"]) == Exit.HELD
+    document = json.loads(capfd.readouterr().out)
+    assert document["schema"] == "raftdeck.bench/1"
+    names = {ratio["name"]: ratio for ratio in document["ratios"]}
+    assert set(names) == {
+        "witness_seconds", "wgl_seconds", "labelled_longest_seconds", "labelled_disagreements",
+    }  # fmt: skip
+    assert len(document["rows"]) == 5
+    (tmp_path / "VERDICTS.tsv").write_text("b.log linearizable\n")
+    assert main(command) == Exit.FAILED
+    assert "labelled_disagreements" in capfd.readouterr().out
+    (tmp_path / "VERDICTS.tsv").write_text("b.log perhaps\n")
+    assert main(command) == Exit.USAGE

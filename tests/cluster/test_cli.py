@@ -71,7 +71,7 @@ def test_every_verb_helps_with_an_example(path, command):
 
 def test_data_verbs_have_json_and_cluster_verbs_have_cluster():
     without_json = {"logs", "path", "export"}
-    without_cluster = {"up", "ls", "doctor", "path"}
+    without_cluster = {"up", "ls", "doctor", "path", "check"}
     of_runs = {"replay", "export", "runs"}
     for path, command in ALL:
         if isinstance(command, click.Group) or path[1] in {"wal", "bench"}:
