@@ -58,7 +58,7 @@ def test_the_choices_of_the_command_are_the_ones_there_are():
     ],
 )
 def test_a_verdict_is_an_exit_code_a_line_and_a_document(
-    call, file, text, model, verdict, exit_code
+    call, file, text, *, model, verdict, exit_code
 ):
     path = file(text)
     code, out, _ = call(path, "--model", model)
