@@ -93,6 +93,18 @@ class Model(ABC):
         """
         return True
 
+    @classmethod
+    def sees(cls, action: Action) -> tuple[Hashable] | None:
+        """Return the state that an action has to find, if its object's state is one value."""
+        del action
+        return None
+
+    @classmethod
+    def makes(cls, action: Action) -> tuple[Hashable] | None:
+        """Return the state that an action leaves, whatever was there, if it is one value."""
+        del action
+        return None
+
     def show(self, state: State) -> str:
         """Return a state as a person reads it."""
         return "nil" if state is None else repr(state)
@@ -138,10 +150,15 @@ class RegisterModel(Model):
         """See `Model.helps`: what is overwritten unseen might as well not have happened."""
         return any(action[0] != "write" and action[1] == after for action in enabled)
 
-    def reaches(self, state: State, look: Action, changers: Iterable[Action]) -> bool:
-        """See `Model.reaches`: the last word of a write or a cas is what it leaves."""
-        value = look[1]
-        return state == value or any(action[-1] == value for action in changers)
+    @classmethod
+    def sees(cls, action: Action) -> tuple[Hashable] | None:
+        """See `Model.sees`."""
+        return None if action[0] == "write" else (action[1],)
+
+    @classmethod
+    def makes(cls, action: Action) -> tuple[Hashable] | None:
+        """See `Model.makes`: the last word of a write or a cas."""
+        return None if action[0] == "read" else (action[-1],)
 
 
 class KvAppendModel(Model):

@@ -27,7 +27,7 @@ _SHOWN_MAX: Final = 10
 
 @dataclass(slots=True)
 class _Element:
-    """When an element may have come (`call`), and by when it was there (`ret`)."""
+    """When an element may have come (`call`, of the first add), and by when it was there (`ret`)."""
 
     add: Operation
     call: int
@@ -92,7 +92,6 @@ def _added(history: History) -> dict[Hashable, _Element]:
             raise HistoryError(op.line, f"{op.f!r} is no operation of model set: add, read")
         if op.f == "add" and op.status is not Status.FAIL:
             element = added.setdefault(op.argument, _Element(op, op.call))
-            element.call = min(element.call, op.call)
             element.ret = min(element.ret, op.ret)
     return added
 

@@ -16,8 +16,8 @@ Reductions, each of which keeps at least one order if there is any:
 * An action that looks and fits is placed at once: it changes nothing, and later is never better.
 * Of operations with equal actions, only the one that is due first is tried.
 * An operation of unknown outcome is tried only if it helps (`Model.helps`).
-* A configuration is given up if the next look that is due can no longer come true
-  (`Model.reaches`), whatever is called before its completion.
+* A configuration is given up if somebody waits in vain: for a value that is overwritten and will not
+  be made again (`needs`), or as one of the looks that may come next (`Model.reaches`).
 
 Nothing is remembered while there is no alternative to come back from.
 
@@ -34,6 +34,7 @@ from typing import Any, Final, NamedTuple
 from cluster.check.budget import Budget
 from cluster.check.history import NEVER, Operation, Status
 from cluster.check.models import ILLEGAL, Action, Model, State
+from cluster.check.needs import Needs
 
 __all__ = ["Explainer", "Placed", "Search", "Stuck"]
 
@@ -87,11 +88,13 @@ class _Window(NamedTuple):
     """A look that fits the state, to be placed at once; -1: none. Then the rest is incomplete."""
     due: int
     """Rank of the first completion of what is not placed."""
-    look: int
-    """The look that is due first; -1: none near."""
+    looks: list[int]
+    """The looks among the enabled; if there is none, the first one ahead."""
     enabled: list[int]
     changers: list[Action]
-    """Actions that change something and are called before the completion of `look`."""
+    """Actions that change something and are called before the last completion of `looks`."""
+    horizon: int
+    """Rank of that completion."""
 
 
 class Search:
@@ -111,6 +114,7 @@ class Search:
         self._rets = [op.ret for op, _ in done]
         self._looks = [model.looks(action) for _, action in done]
         self._lost_calls = [op.call for op, _ in lost]
+        self._needs = self._make_needs()
         self._seen: dict[int, set[tuple[int, int, State]]] = {}
         self._stack: list[_Branch] = []
         self._best: Path | None = None
@@ -119,6 +123,20 @@ class Search:
         self.steps = 0
         self.order: tuple[Placed, ...] | None = None
         """An order that explains everything, once found."""
+
+    def _make_needs(self) -> Needs | None:
+        """Return who waits for what; None if the model's states are not single values."""
+        needs = Needs(self._calls, self._rets, self._lost_calls)
+        sees, makes, done = self.model.sees, self.model.makes, self._done
+        if all(sees(action) is None for action in self._actions):
+            return None
+        for number, action in enumerate(self._actions):
+            if number < done:
+                needs.add(number, sees(action), makes(action))
+            else:
+                needs.add_lost(number - done, makes(action))
+        needs.settle()
+        return needs
 
     @property
     def size(self) -> int:
@@ -134,6 +152,8 @@ class Search:
         stack = self._stack
         if not self._started:
             self._started = True
+            if self._needs is not None and self._needs.impossible((self.model.initial,)):
+                return False
             if self._descend(_Branch(0, 0, 0, None, 0, []), self.model.initial, budget):
                 return True
         while stack:
@@ -183,7 +203,7 @@ class Search:
             elif self._is_lost(window, crashed, state):
                 return False
             else:
-                options = self._options(state, window, crashed)
+                options = self._options(state, window, base, mask, crashed)
             if known is not None:
                 known.add(here)
             if len(options) != 1:
@@ -203,10 +223,11 @@ class Search:
 
     def _window(self, base: int, mask: int, state: State) -> _Window:
         """Collect what may come next: what is called before the first completion that is due."""
-        calls, rets, looks, done = self._calls, self._rets, self._looks, self._done
+        calls, rets, done = self._calls, self._rets, self._done
         due = horizon = NEVER
-        look, number, ahead = -1, base, base + _AHEAD_MAX
+        number, ahead = base, base + _AHEAD_MAX
         enabled: list[int] = []
+        looks: list[int] = []
         changers: list[Action] = []
         while number < done:
             call = calls[number]
@@ -214,32 +235,37 @@ class Search:
                 break
             if not mask & 1:
                 action, ret = self._actions[number], rets[number]
-                if not looks[number]:
+                if not self._looks[number]:
                     changers.append(action)
                 elif call < due and self.model.step(state, action) is not ILLEGAL:
-                    return _Window(number, due, look, enabled, changers)
-                elif ret < horizon:
-                    horizon, look = ret, number
+                    return _Window(number, due, looks, enabled, changers, horizon)
+                elif call < due or not looks:
+                    looks.append(number)
+                    horizon = ret if horizon == NEVER else max(horizon, ret)
                 if call < due:
                     enabled.append(number)
                 due = min(due, ret)
             mask >>= 1
             number += 1
-        return _Window(-1, due, look, enabled, changers)
+        return _Window(-1, due, looks, enabled, changers, horizon)
 
     def _is_lost(self, window: _Window, crashed: int, state: State) -> bool:
-        """Tell whether the next look cannot come true any more."""
-        if window.look < 0:
+        """Tell whether one of the next looks cannot come true any more."""
+        if self._needs is not None or not window.looks:
             return False
-        horizon = self._rets[window.look]
         for place, call in enumerate(self._lost_calls):
-            if call < horizon and not crashed >> place & 1:
+            if call < window.horizon and not crashed >> place & 1:
                 window.changers.append(self._actions[self._done + place])
-        return not self.model.reaches(state, self._actions[window.look], window.changers)
+        reaches = self.model.reaches
+        actions = {self._actions[number] for number in window.looks}
+        return not all(reaches(state, action, window.changers) for action in actions)
 
-    def _options(self, state: State, window: _Window, crashed: int) -> list[tuple[int, State]]:
+    def _options(
+        self, state: State, window: _Window, base: int, mask: int, crashed: int
+    ) -> list[tuple[int, State]]:
         """Return what is worth trying next and what would come of it, the first to try last."""
         step, actions, model = self.model.step, self._actions, self.model
+        needs = self._needs
         options: list[tuple[int, State]] = []
         tried: set[Action] = set()
         enabled = sorted(window.enabled, key=self._rets.__getitem__)
@@ -249,8 +275,13 @@ class Search:
                 continue
             tried.add(action)
             after = step(state, action)
-            if after is not ILLEGAL:
-                options.append((number, after))
+            if after is ILLEGAL or (
+                needs is not None
+                and after != state
+                and needs.unmet((state,), base, mask | 1 << (number - base), crashed)
+            ):
+                continue
+            options.append((number, after))
         lost = [
             self._done + place
             for place, call in enumerate(self._lost_calls)
@@ -264,7 +295,10 @@ class Search:
                     continue
                 tried.add(action)
                 after = step(state, action)
-                if after is not ILLEGAL and after != state and model.helps(after, others):
+                if after is ILLEGAL or after == state or not model.helps(after, others):
+                    continue
+                taken = crashed | 1 << (number - self._done)
+                if needs is None or not needs.unmet((state,), base, mask, taken):
                     options.append((number, after))
         options.reverse()
         return options
@@ -305,6 +339,9 @@ class Search:
 
 class Explainer(Search):
     """A search that goes on where a longer order is useless, since it tells more."""
+
+    def _make_needs(self) -> Needs | None:
+        return None
 
     def _is_lost(self, window: _Window, crashed: int, state: State) -> bool:
         return False

@@ -179,7 +179,8 @@ class _Page(HTMLParser):
 
 def test_the_picture_stands_alone_and_shows_the_culprit(call, file, tmp_path):
     target = tmp_path / "why.html"
-    text = BAD.replace(":write 1", ':write "<b>&1"')
+    text = BAD.replace(":write 1", ':write "<b>"').replace("0 :invoke :read", "1 :invoke :read")
+    text = text.replace("0 :ok :read", "1 :ok :read")
     code, out, _ = call(file(text), "--model", "cas", "--html", target, "--json")
     assert code == Exit.FAILED
     assert json.loads(out)["html"] == str(target)
@@ -190,6 +191,7 @@ def test_the_picture_stands_alone_and_shows_the_culprit(call, file, tmp_path):
     assert "script" not in page.tags
     assert page.bad_bars == 1
     assert "<b>" not in content
+    assert "write &lt;b&gt;</text>" in content
     assert "prefers-color-scheme: dark" in content
 
 

@@ -79,6 +79,11 @@ def test_a_term_that_falls_along_a_log_is_found(nodes):
     assert "term 4 at index 2 stands behind term 5" in reasons(directory)
 
 
+def test_a_term_below_that_of_what_was_released_is_found(nodes):
+    directory = nodes([batch(1, term=5), release_record(0, 1, 5), batch(2, term=4)])
+    assert verdicts(directory) == {"log of n1": "fail"}
+
+
 def test_what_was_cut_is_not_compared(nodes):
     cut = [*COMMON[:1], batch(3, size=150), truncate_record(0, 3), *COMMON[1:]]
     assert worst(check_directory(nodes(COMMON, cut))) is Verdict.PASS

@@ -132,6 +132,11 @@ def test_a_process_that_begins_anew_has_given_its_operation_up(log):
         ('{"schema": "raftdeck.history/9"}', 1, "raftdeck.history/1"),
         ('{"process": 0, "type": "invoke", "f": "r", "time": "x"}', 1, "whole number"),
         ('{"ClientId": 1}', 1, "Call"),
+        (
+            ('{"process": 0, "type": "invoke", "f": "read", "key": "a"}\n'
+            '{"process": 0, "type": "ok", "f": "read", "key": "b"}'),
+            2, "does one thing at a time",
+        ),
         ("{:process :nemesis, :type :info, :f :start}", 0, "no operation"),
     ],
 )  # fmt: skip
@@ -191,6 +196,15 @@ def test_what_is_exported_is_read_back_as_it_was(format_, kind):
             for p, f, key, argument, result, status, call, ret in shape(history)
         ]  # fmt: skip
         assert shape(back) == expected
+
+
+def test_an_open_operation_is_exported_as_returning_behind_all_others():
+    text = "0 :invoke :write 1\n0 :info :write\n1 :invoke :read\n1 :ok :read 1\n"
+    stream = io.StringIO()
+    export_history(read(text), "porcupine", stream, "register")
+    write, look = map(json.loads, stream.getvalue().splitlines())
+    assert (write["Return"], write["Output"]) == (2**63 - 1, {"unknown": True})
+    assert (look["Call"], look["Return"]) == (2, 3)
 
 
 def test_transactions_are_exported_with_the_words_that_elle_knows():

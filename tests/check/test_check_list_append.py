@@ -169,6 +169,24 @@ def test_an_append_that_is_acknowledged_and_missing_from_a_later_read_is_found()
     assert anomalies(one_by_one(txn(a("x", 1), status="info"), txn(r("x")))) == set()
 
 
+def test_what_nobody_read_still_stands_behind_what_was_read():
+    history = one_by_one(txn(a("x", 2)), txn(a("x", 1)), txn(r("x", 1)))
+    assert anomalies(history) == {"G0-realtime"}
+
+
+def test_a_transaction_of_unknown_outcome_counts_once_a_value_of_it_was_seen():
+    half = [txn(a("x", 1), a("y", 1), status="info"), txn(r("x", 1), r("y")), txn(r("y", 1))]
+    assert anomalies(overlapping(*half)) == {"G-single"}
+
+
+def test_a_list_that_changes_within_a_transaction_is_a_contradiction():
+    assert anomalies(overlapping(txn(r("x"), r("x", 1)), txn(a("x", 1)))) == {
+        "internal",
+        "G-single",
+    }
+    assert anomalies(overlapping(txn(r("x", 1), r("x", 1)), txn(a("x", 1)))) == set()
+
+
 def test_a_cycle_is_told_with_the_reason_of_each_edge():
     finding = check_list_append(overlapping(*CASES["G-single"][0]))
     text = "\n".join(finding.lines)
@@ -193,6 +211,8 @@ def test_a_long_cycle_is_told_in_its_order():
 def test_a_value_that_is_appended_twice_cannot_be_traced():
     with pytest.raises(HistoryError, match="second time"):
         check_list_append(overlapping(txn(a("x", 1)), txn(a("x", 1))))
+    with pytest.raises(HistoryError, match="second time"):
+        check_list_append(overlapping(txn(a("x", 1), a("x", 1))))
 
 
 def test_without_a_read_nothing_is_known():

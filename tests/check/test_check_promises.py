@@ -50,6 +50,13 @@ SETS = {
     "twice-in-one-read": (
         "0 :invoke :add 1\n0 :ok :add 1\n0 :invoke :read\n0 :ok :read [1 1]", "fail"),
     "nothing-read": ("0 :invoke :add 1\n0 :ok :add 1\n0 :invoke :read\n0 :info :read", "unknown"),
+    "there-since-the-first-of-two-adds": (
+        (
+            "0 :invoke :add 1\n0 :ok :add 1\n1 :invoke :read\n1 :ok :read []\n"
+            "0 :invoke :add 1\n0 :ok :add 1\n1 :invoke :read\n1 :ok :read [1]"
+        ),
+        "fail",
+    ),
     "a-set-literal": ("0 :invoke :add 1\n0 :ok :add 1\n0 :invoke :read\n0 :ok :read #{1}", "pass"),
 }  # fmt: skip
 
@@ -155,6 +162,8 @@ COUNTERS = {
     "meanwhile": ("0 :invoke :read\n1 :invoke :add 2\n0 :ok :read 2\n1 :ok :add 2", "pass"),
     "down": ("0 :invoke :add -2\n0 :ok :add -2\n0 :invoke :read\n0 :ok :read -2", "pass"),
     "up-and-down": ("0 :invoke :inc\n0 :ok :inc\n0 :invoke :dec\n0 :ok :dec\n0 :invoke :read\n0 :ok :read 0", "pass"),
+    "not-down": ("0 :invoke :add -2\n0 :ok :add -2\n0 :invoke :read\n0 :ok :read 0", "fail"),
+    "perhaps-down": ("0 :invoke :add -2\n1 :invoke :read\n1 :ok :read -2", "pass"),
     "nothing-read": ("0 :invoke :add 1\n0 :ok :add 1", "unknown"),
 }  # fmt: skip
 
@@ -163,6 +172,7 @@ COUNTERS = {
 def test_a_counter(log, name):
     text, verdict = COUNTERS[name]
     assert check_counter(log(text)).verdict.value == verdict
+    assert judge(log(text), "counter", Rules(Budget())).verdict.value == verdict
 
 
 def test_a_counter_within_its_bounds_may_still_be_no_counter(log):

@@ -14,6 +14,7 @@ from cluster.check.recording import HistoryRecorder
 from cluster.check.simulated import history_of
 from cluster.check.verdict import Verdict
 from cluster.client_types import DefiniteError, GetResult, IndefiniteError, KeyValue
+from cluster.sim.oracle import Op
 from cluster.sim.plan import draw_plan
 from cluster.sim.world import World
 from node.commands import OutcomeCode
@@ -48,6 +49,19 @@ def test_what_a_client_was_told_is_read_back_as_operations():
     assert history.operations[2].argument == ("v0", b"\xff\x00")
     assert len(history.nemesis) == 1
     assert judge(history, "register", Rules(Budget())).verdict is Verdict.PASS
+
+
+def test_at_equal_instants_of_a_simulation_operations_overlap():
+    """The write ends at the instant at which the read begins that does not see it."""
+    ops = [
+        Op(1, "put", 0, b"k", {b"k": b"v"}, invoked=1, completed=10, status="ok",
+           result=Outcome(OutcomeCode.OK, 5, b"")),
+        Op(2, "get", 0, b"k", {}, invoked=10, completed=12, status="ok",
+           result=GetResult(4, None)),
+    ]  # fmt: skip
+    assert judge(history_of(ops), "register", Rules(Budget())).verdict is Verdict.PASS
+    ops[1].invoked = 11
+    assert judge(history_of(ops), "register", Rules(Budget())).verdict is Verdict.FAIL
 
 
 @pytest.fixture(scope="module", params=[3, 12, 40])

@@ -132,11 +132,73 @@ def test_a_witness_has_to_respect_real_time():
     assert "ended before" in complaint.reason
 
 
+def test_a_witness_is_compared_with_whatever_began_last_and_not_with_its_neighbour(log):
+    history = log(
+        """
+        0 :invoke :write 1
+        2 :invoke :write 3
+        2 :ok :write 3
+        1 :invoke :write 2
+        0 :ok :write 1
+        1 :ok :write 2
+        """
+    )
+    one, three, two = history.operations
+    for position, op in enumerate((one, two, three)):
+        op.position = position
+    complaint = check_witness(history.operations, RegisterModel)
+    assert complaint is not None
+    assert complaint.operations == (three, two)
+
+
+def test_a_write_of_unknown_outcome_that_a_witness_places_respects_real_time(log):
+    """What 5 saw began after the next operation of the order had ended."""
+    history = log(
+        """
+        0 :invoke :write 1
+        0 :ok :write 1
+        1 :invoke :read
+        2 :invoke :read
+        2 :ok :read 1
+        3 :invoke :write 5
+        1 :ok :read 5
+        """
+    )
+    write, late, early, _ = history.operations
+    write.position, late.position, early.position = 1, 1, 2
+    complaint = check_witness(history.operations, RegisterModel)
+    assert complaint is not None
+    early.position, late.position = 1, 2
+    assert check_witness(history.operations, RegisterModel) is None
+
+
+def test_what_was_taken_of_unknown_outcome_is_part_of_where_a_search_has_been(log):
+    """After write 1, both the open write and the open cas leave 2; only the write can do so twice."""
+    history = log(
+        """
+        8 :invoke :write 2
+        9 :invoke :cas [1 2]
+        0 :invoke :write 1
+        0 :ok :write 1
+        0 :invoke :read
+        0 :ok :read 2
+        0 :invoke :write 3
+        0 :ok :write 3
+        0 :invoke :read
+        0 :ok :read 2
+        """
+    )
+    assert is_linearizable(history.operations, RegisterModel)
+    for model in (RegisterModel, _Plain):
+        assert search(history, model)[0].verdict is Verdict.PASS
+
+
 class _Plain(RegisterModel):
     """A register without hints: every reduction that a model helps with is off."""
 
     helps = Model.helps
-    reaches = Model.reaches
+    sees = Model.sees
+    makes = Model.makes
 
 
 def test_the_hints_of_a_model_change_the_work_and_not_the_verdict():
@@ -161,7 +223,7 @@ def test_a_search_in_slices_ends_as_one_in_one_go():
     last = max(n for n, e in enumerate(events) if e.type is EventType.OK and e.f == "read")
     events[last] = events[last]._replace(value="never written")
     history = build_history(events)
-    at_once, sliced = (Search(history.operations, RegisterModel) for _ in range(2))
+    at_once, sliced = (Search(history.operations, _Plain) for _ in range(2))
     assert at_once.advance(10**7, Budget(30, 4096)) is False
     answers: list[bool | None] = []
     while not answers or answers[-1] is None:
