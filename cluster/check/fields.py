@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any, Final
 
 from cluster.check.history import NEMESIS, Event, EventType, HistoryError
-from cluster.check.values import freeze
+from cluster.check.values import Keyword, freeze
 
 __all__ = ["event_of", "event_type", "process_of"]
 
@@ -29,14 +29,16 @@ def event_of(fields: Mapping[Any, Any], line: int) -> Event:
     return Event(
         process, type_, f, freeze(fields.get("value")), freeze(fields.get("key")),
         _integer(fields, "time", line), _integer(fields, "position", line),
-        None if error is None else _words(error), line,
+        None if error is None else _words(error), line, _integer(fields, "index", line),
     )  # fmt: skip
 
 
 def process_of(value: Any) -> Hashable:
-    """Return a process: a number or a name; everything that is no client is the nemesis."""
+    """Return a process: a number or a name. A keyword is no client's, but the nemesis's."""
+    if isinstance(value, Keyword) or (isinstance(value, str) and value.startswith(":")):
+        return NEMESIS
     if isinstance(value, str):
-        name = value.removeprefix(":")
+        name = value
         if name.lstrip("-").isdigit():
             return int(name)
         return name

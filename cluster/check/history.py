@@ -73,6 +73,8 @@ class Event(NamedTuple):
     """Where the operation stands in the committed order (index or revision), if the answer says."""
     error: str | None = None
     line: int = 0
+    number: int | None = None
+    """Jepsen's index: where the event stands in real time; None: not recorded."""
 
 
 @dataclass(slots=True)
@@ -163,8 +165,8 @@ class History:
 def build_history(events: Iterable[Event]) -> History:
     """Pair invocations with completions.
 
-    The events' order counts; if all have times and these are out of order (a file put together from
-    several clients' files), they are sorted by time first. A process that invokes again while an
+    The events' order counts. If all have a number, that is the order; else, if all have times and these
+    are out of order (a file put together from several clients' files), the times are. A process that invokes again while an
     operation of its own is open has given that one up: its outcome is unknown.
     Raises HistoryError.
     """
@@ -216,12 +218,19 @@ def _complete(operation: Operation | None, event: Event, rank: int) -> None:
 
 
 def _in_order(events: Sequence[Event]) -> Sequence[Event]:
-    last = -1
-    sort = False
-    for event in events:
-        if event.time is None:
-            return events
-        if event.time < last:
-            sort = True
-        last = event.time
-    return sorted(events, key=lambda event: event.time or 0) if sort else events
+    """Return the events in real-time order; what ties stays as it was."""
+    for order in (_by_number, _by_time):
+        known = [order(event) for event in events]
+        if None not in known:
+            if known == sorted(known):  # type: ignore[type-var]  # there is no None among them
+                return events
+            return sorted(events, key=order)  # type: ignore[arg-type]  # likewise
+    return events
+
+
+def _by_number(event: Event) -> int | None:
+    return event.number
+
+
+def _by_time(event: Event) -> int | None:
+    return event.time

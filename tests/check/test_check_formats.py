@@ -163,6 +163,24 @@ def test_events_out_of_order_are_sorted_by_time_and_ties_stay_as_they_were():
     assert (second.process, second.call) == (1, 1)
 
 
+def test_an_index_goes_before_times():
+    """Jepsen takes the time first and the number second: numbers are the order."""
+    text = """
+        {:index 2, :time 8, :process 1, :type :ok, :f :read, :value nil}
+        {:index 0, :time 5, :process 0, :type :invoke, :f :write, :value 1}
+        {:index 1, :time 9, :process 1, :type :invoke, :f :read}
+        {:index 3, :time 7, :process 0, :type :ok, :f :write, :value 1}
+        """
+    write, look = read(text).operations
+    assert (write.call, write.ret, look.call, look.ret) == (0, 3, 1, 2)
+
+
+def test_whoever_has_a_name_instead_of_a_number_is_no_client_in_jepsen():
+    text = EDN + "{:process :admin, :type :invoke, :f :compact}\n"
+    assert shape(read(text)) == shape(read(EDN))
+    assert shape(read(LOG + "INFO jepsen.util - :admin :info :compact nil")) == shape(read(LOG))
+
+
 def test_porcupine_operations_that_touch_overlap_and_each_is_its_own_process():
     lines = [
         {"ClientId": 7, "Input": {"f": "write", "value": 1}, "Call": 5, "Return": 9,
