@@ -165,9 +165,10 @@ class History:
 def build_history(events: Iterable[Event]) -> History:
     """Pair invocations with completions.
 
-    The events' order counts. If all have a number, that is the order; else, if all have times and these
-    are out of order (a file put together from several clients' files), the times are. A process that invokes again while an
-    operation of its own is open has given that one up: its outcome is unknown.
+    The events' order counts. If all have a number, that is the order; else, if all have times and
+    these are out of order (a file put together from several clients' files), the times are. A process
+    that invokes again while an operation of its own is open has given that one up: its outcome is
+    unknown.
     Raises HistoryError.
     """
     ordered = _in_order(list(events))

@@ -152,23 +152,24 @@ def test_a_witness_is_compared_with_whatever_began_last_and_not_with_its_neighbo
 
 
 def test_a_write_of_unknown_outcome_that_a_witness_places_respects_real_time(log):
-    """What 5 saw began after the next operation of the order had ended."""
+    """What the read saw began after the next write of the order had ended."""
     history = log(
         """
         0 :invoke :write 1
         0 :ok :write 1
         1 :invoke :read
-        2 :invoke :read
-        2 :ok :read 1
+        2 :invoke :write 7
+        2 :ok :write 7
         3 :invoke :write 5
         1 :ok :read 5
         """
     )
-    write, late, early, _ = history.operations
-    write.position, late.position, early.position = 1, 1, 2
+    one, look, seven, five = history.operations
+    one.position, look.position, seven.position = 1, 1, 2
     complaint = check_witness(history.operations, RegisterModel)
     assert complaint is not None
-    early.position, late.position = 1, 2
+    assert complaint.operations == (seven, five)
+    seven.position, look.position = 2, 2
     assert check_witness(history.operations, RegisterModel) is None
 
 
