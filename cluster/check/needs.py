@@ -39,6 +39,7 @@ class Needs:
         self._waiting: dict[Hashable, _Waiting] = {}
         self._makers: dict[Hashable, list[int]] = {}
         self._lost_makers: dict[Hashable, list[int]] = {}
+        self._lost_seers: dict[Hashable, list[int]] = {}
 
     def add(self, number: int, sees: Hashable | None, makes: Hashable | None) -> None:
         """Take a completed operation: what it sees and makes, each as a tuple of one, or None."""
@@ -47,8 +48,10 @@ class Needs:
         if makes is not None:
             self._makers.setdefault(makes, []).append(number)
 
-    def add_lost(self, place: int, makes: Hashable | None) -> None:
-        """Take an operation of unknown outcome: it waits for nothing."""
+    def add_lost(self, place: int, sees: Hashable | None, makes: Hashable | None) -> None:
+        """Take an operation of unknown outcome: it waits for nothing, and may happen."""
+        if sees is not None:
+            self._lost_seers.setdefault(sees, []).append(place)
         if makes is not None:
             self._lost_makers.setdefault(makes, []).append(place)
 
@@ -87,6 +90,15 @@ class Needs:
                 return True
             place += 1
         return place < len(numbers) and waiting.earliest[place] < made
+
+    def idle(self, value: Hashable, base: int, mask: int, crashed: int) -> bool:
+        """Tell whether nobody that is left sees a value: nor waits for it, nor may come upon it."""
+        waiting = self._waiting.get(value)
+        numbers = () if waiting is None else waiting.numbers
+        for number in numbers[bisect_left(numbers, base) :]:
+            if not mask >> (number - base) & 1:
+                return False
+        return all(crashed >> place & 1 for place in self._lost_seers.get(value, ()))
 
     def _next_made(self, value: Hashable, base: int, mask: int, crashed: int) -> int:
         """Return when the first maker that is left is called; behind NEVER if there is none."""

@@ -15,6 +15,8 @@ Reductions, each of which keeps at least one order if there is any:
 
 * An action that looks and fits is placed at once: it changes nothing, and later is never better.
 * Of operations with equal actions, only the one that is due first is tried.
+* A write that nobody sees, over a value that nobody sees, is placed at once: what follows it is a
+  write too, here and there.
 * An operation of unknown outcome is tried only if it helps (`Model.helps`).
 * A configuration is given up if somebody waits in vain: for a value that is overwritten and will not
   be made again (`needs`), or as one of the looks that may come next (`Model.reaches`).
@@ -134,7 +136,7 @@ class Search:
             if number < done:
                 needs.add(number, sees(action), makes(action))
             else:
-                needs.add_lost(number - done, makes(action))
+                needs.add_lost(number - done, sees(action), makes(action))
         needs.settle()
         return needs
 
@@ -266,6 +268,9 @@ class Search:
         """Return what is worth trying next and what would come of it, the first to try last."""
         step, actions, model = self.model.step, self._actions, self.model
         needs = self._needs
+        unseen = self._unseen(state, window, base, mask, crashed)
+        if unseen is not None:
+            return [unseen]
         options: list[tuple[int, State]] = []
         tried: set[Action] = set()
         enabled = sorted(window.enabled, key=self._rets.__getitem__)
@@ -300,8 +305,27 @@ class Search:
                 taken = crashed | 1 << (number - self._done)
                 if needs is None or not needs.unmet((state,), base, mask, taken):
                     options.append((number, after))
+        if needs is not None:  # what a look waits for comes first: it costs nothing to be right
+            awaited = {model.sees(actions[number]) for number in window.looks}
+            options.sort(key=lambda option: (option[1],) in awaited, reverse=True)
         options.reverse()
         return options
+
+    def _unseen(
+        self, state: State, window: _Window, base: int, mask: int, crashed: int
+    ) -> tuple[int, State] | None:
+        """Return a write that nobody sees, over a value that nobody sees: it may come at once."""
+        needs, model = self._needs, self.model
+        if needs is None or not needs.idle((state,), base, mask, crashed):
+            return None
+        for number in window.enabled:
+            action = self._actions[number]
+            made = model.makes(action)
+            if made is None or model.sees(action) is not None:
+                continue
+            if needs.idle(made, base, mask, crashed):
+                return number, made[0]
+        return None
 
     def _check(self, budget: Budget, base: int) -> None:
         """Forget what cannot be met again, and look at the budget."""

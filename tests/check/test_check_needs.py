@@ -50,7 +50,7 @@ def needs_of(operations, lost):
     for n, (_, _, sees, makes) in enumerate(operations):
         needs.add(n, None if sees is None else (sees,), None if makes is None else (makes,))
     for n, (_, makes) in enumerate(lost):
-        needs.add_lost(n, (makes,))
+        needs.add_lost(n, None, (makes,))
     needs.settle()
     return needs
 
@@ -71,7 +71,21 @@ def test_who_waits_in_vain_is_who_does_by_definition():
             expected = naive(operations, lost, value, placed, placed_lost)
             assert needs.unmet((value,), base, mask, crashed) == expected
             answers.append(expected)
+            idle = not any(
+                sees == value and n not in placed for n, (_, _, sees, _) in enumerate(operations)
+            )
+            assert needs.idle((value,), base, mask, crashed) == idle
     assert min(answers.count(True), answers.count(False)) > 1000
+
+
+def test_a_value_that_an_open_operation_may_come_upon_is_not_idle():
+    needs = Needs([0], [5], [1])
+    needs.add(0, None, (1,))
+    needs.add_lost(0, (1,), (2,))
+    needs.settle()
+    assert not needs.idle((1,), 0, 0, 0)
+    assert needs.idle((1,), 0, 0, 1)
+    assert needs.idle((2,), 0, 0, 0)
 
 
 @pytest.mark.parametrize("initial", range(VALUES))

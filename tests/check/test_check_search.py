@@ -194,6 +194,25 @@ def test_what_was_taken_of_unknown_outcome_is_part_of_where_a_search_has_been(lo
         assert search(history, model)[0].verdict is Verdict.PASS
 
 
+def test_a_write_that_only_an_open_cas_comes_upon_is_not_placed_at_once(log):
+    """2 is there only if the cas comes right behind write 1, and that behind write 3."""
+    history = log(
+        """
+        9 :invoke :cas [1 2]
+        0 :invoke :write 1
+        1 :invoke :write 3
+        2 :invoke :read
+        0 :ok :write 1
+        1 :ok :write 3
+        2 :ok :read 2
+        3 :invoke :read
+        3 :ok :read 2
+        """
+    )
+    assert is_linearizable(history.operations, RegisterModel)
+    assert search(history, RegisterModel)[0].verdict is Verdict.PASS
+
+
 class _Plain(RegisterModel):
     """A register without hints: every reduction that a model helps with is off."""
 
