@@ -26,6 +26,7 @@ VERBS: Final[dict[str, LazyVerb]] = {
     "load": LazyVerb("cluster.cli_load", "load", "Write and read under load, and measure."),
     "sim": LazyVerb("cluster.cli_sim", "sim", "Run simulated clusters, one per seed."),
     "bench": LazyVerb("cluster.cli_bench", "bench", "Measure, beside what Python can do at best."),
+    "check": LazyVerb("cluster.cli_check", "check", "Judge a history of what clients were told."),
     "logs": LazyVerb("cluster.cli_logs", "logs", "Show what nodes wrote."),
     "replay": LazyVerb("cluster.cli_record", "replay", "Tell what a recorded cluster did."),
     "export": LazyVerb("cluster.cli_record", "export", "Write a recording as JSON or a film."),

@@ -24,4 +24,7 @@ BENCHES: Final[Mapping[str, LazyVerb]] = {
         "The dashboard's CPU, bytes and key echo, and what it costs the nodes.",
     ),
     "sim": LazyVerb("cluster.cli_bench", "sim_command", "Simulated clusters per minute and core."),
+    "check": LazyVerb(
+        "cluster.cli_check", "check_bench_command", "How long the judges of histories take."
+    ),
 }

@@ -51,7 +51,7 @@ ALL = list(commands(raftdeck))
 
 def test_the_table_of_verbs_is_the_documented_one():
     documented = (
-        ["demo", "up", "down", "ls", "status", "node", "leader", "kv", "load", "sim", "bench", "logs", "replay", "export", "mark", "runs", "wal", "doctor", "config"]
+        ["demo", "up", "down", "ls", "status", "node", "leader", "kv", "load", "sim", "bench", "check", "logs", "replay", "export", "mark", "runs", "wal", "doctor", "config"]
     )  # fmt: skip
     assert list(VERBS) == documented
     kv = {path[2] for path, _ in ALL if path[:2] == ("raftdeck", "kv") and len(path) == 3}
@@ -71,7 +71,7 @@ def test_every_verb_helps_with_an_example(path, command):
 
 def test_data_verbs_have_json_and_cluster_verbs_have_cluster():
     without_json = {"logs", "path", "export"}
-    without_cluster = {"up", "ls", "doctor", "path", "sim"}
+    without_cluster = {"up", "ls", "doctor", "path", "sim", "check"}
     of_runs = {"replay", "export", "runs"}
     for path, command in ALL:
         if isinstance(command, click.Group) or path[1] in {"wal", "bench"}:

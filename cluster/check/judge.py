@@ -1,0 +1,114 @@
+"""Which judges a model has: the table behind `raftdeck check --model`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from cluster.check.anomalies import Consistency
+from cluster.check.bank import check_bank
+from cluster.check.budget import Budget
+from cluster.check.counters import check_counter
+from cluster.check.history import History, HistoryError
+from cluster.check.linearizable import Counterexample, Way, check_linearizable
+from cluster.check.list_append import check_list_append
+from cluster.check.models import CounterModel, KvAppendModel, Model, RegisterModel
+from cluster.check.queues import check_queue
+from cluster.check.sets import check_set
+from cluster.check.verdict import Finding, Verdict, worst
+
+__all__ = ["JUDGES", "Judgement", "Rules", "judge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What may be chosen."""
+
+    budget: Budget
+    way: Way = Way.AUTO
+    consistency: Consistency = Consistency.STRICT
+    total: int | None = None
+
+
+@dataclass(slots=True)
+class Judgement:
+    """What came of a history."""
+
+    findings: list[Finding] = field(default_factory=list)
+    counterexample: Counterexample | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict over all judges."""
+        return worst(self.findings)
+
+
+def judge(history: History, model: str, rules: Rules) -> Judgement:
+    """Let the judges of a model speak. Raises HistoryError for what the model does not know."""
+    began = time.monotonic()
+    judgement = JUDGES[model](history, rules)
+    if len(judgement.findings) == 1:
+        judgement.findings[0].seconds = time.monotonic() - began
+    return judgement
+
+
+def _linearizable(model: type[Model]) -> Callable[[History, Rules], Judgement]:
+    def run(history: History, rules: Rules) -> Judgement:
+        began = time.monotonic()
+        found = separated(history)
+        finding, counterexample = check_linearizable(found, model, rules.budget, rules.way)
+        finding.seconds = time.monotonic() - began
+        return Judgement([finding], counterexample)
+
+    return run
+
+
+def _counter(history: History, rules: Rules) -> Judgement:
+    """Bounds first: they fail at once. Then whether the reads fit together."""
+    bounds = check_counter(separated(history))
+    if bounds.verdict is not Verdict.PASS:
+        return Judgement([bounds])
+    judgement = _linearizable(CounterModel)(history, rules)
+    judgement.findings.insert(0, bounds)
+    return judgement
+
+
+JUDGES: Final[Mapping[str, Callable[[History, Rules], Judgement]]] = {
+    "register": _linearizable(RegisterModel),
+    "cas": _linearizable(RegisterModel),
+    "kv-append": _linearizable(KvAppendModel),
+    "list-append": lambda history, rules: Judgement(
+        [check_list_append(history, rules.consistency)]
+    ),
+    "set": lambda history, _: Judgement([check_set(history)]),
+    "queue": lambda history, _: Judgement([check_queue(history)]),
+    "counter": _counter,
+    "bank": lambda history, rules: Judgement([check_bank(history, rules.total)]),
+}
+
+
+def separated(history: History) -> History:
+    """Take values apart that are `[key value]` (Jepsen's `independent`), if reads show that they are.
+
+    A read of one object is invoked with nil; one of many names its key. Raises HistoryError if only
+    some operations do.
+    """
+    if not any(
+        op.f in ("read", "get") and op.key is None and _is_pair(op.argument)
+        for op in history.operations
+    ):
+        return history
+    operations = []
+    for op in history.operations:
+        if not isinstance(op.argument, tuple) or len(op.argument) != 2:
+            raise HistoryError(op.line, f"{op.argument!r} is no [key value], as other lines have")
+        key, argument = op.argument
+        result = op.result[1] if isinstance(op.result, tuple) and len(op.result) == 2 else None
+        operations.append(replace(op, key=key, argument=argument, result=result))
+    return replace(history, operations=operations)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2

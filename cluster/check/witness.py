@@ -1,0 +1,99 @@
+"""Does the committed order explain the history? One sort and one pass: O(n log n).
+
+Where every answer tells its position in the committed order (a log index or a revision), nothing
+has to be searched: the operations in that order, a change before the looks at the same position,
+are replayed through the model, and each answer compared. The order respects real time if none of
+its operations was completed before an earlier one of the order began, so a running maximum of the
+calls is enough.
+
+An order that passes is a proof, whoever proposed it. One that does not pass proves that the
+positions do not explain the answers; another order might. Operations of unknown outcome are placed
+where an answer needs one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.check.history import Operation, Status
+from cluster.check.models import ILLEGAL, Action, Model, State
+
+__all__ = ["NoWitness", "check_witness", "has_positions"]
+
+
+@dataclass(frozen=True, slots=True)
+class NoWitness:
+    """Why the order is none, and the operations that show it."""
+
+    reason: str
+    operations: tuple[Operation, ...]
+
+
+def has_positions(operations: Sequence[Operation]) -> bool:
+    """Tell whether every completed operation says where it stands."""
+    return all(op.position is not None for op in operations if op.status is Status.OK)
+
+
+def check_witness(operations: Sequence[Operation], model: type[Model]) -> NoWitness | None:
+    """Check the operations of one object; None: their order of positions is a linearization."""
+    return _Replay(operations, model).run()
+
+
+class _Replay:
+    """One pass in the order of positions."""
+
+    def __init__(self, operations: Sequence[Operation], model: type[Model]) -> None:
+        self._model = model(operations)
+        self._placed: list[tuple[int, bool, int, Operation, Action]] = []
+        self._loose: list[tuple[Operation, Action]] = []
+        """Unknown outcome and unknown place, by invocation."""
+        for op in operations:
+            action = model.action(op)
+            if action is None:
+                continue
+            if op.position is None:
+                assert op.status is Status.INFO, "has_positions was asked"
+                self._loose.append((op, action))
+            else:
+                self._placed.append((op.position, model.looks(action), op.call, op, action))
+        self._placed.sort(key=lambda place: place[:3])
+        self._state: State = self._model.initial
+        self._latest: Operation | None = None
+        """The placed operation that was called last."""
+
+    def run(self) -> NoWitness | None:
+        """Replay everything."""
+        model = self._model
+        for position, _, _, op, action in self._placed:
+            after = model.step(self._state, action)
+            if after is ILLEGAL:
+                self._place_a_loose_one(op, action)
+                after = model.step(self._state, action)
+            if after is ILLEGAL:
+                reason = f"at position {position} the state is {model.show(self._state)}, not as in"
+                return NoWitness(f"{reason}: {op}", (op,))
+            self._state = after
+            if self._latest is not None and op.ret < self._latest.call:
+                return NoWitness(
+                    f"{op} ended before {self._latest} began, and stands behind it in the order",
+                    (op, self._latest),
+                )
+            if self._latest is None or op.call > self._latest.call:
+                self._latest = op
+        return None
+
+    def _place_a_loose_one(self, op: Operation, action: Action) -> None:
+        """Place the first operation of unknown outcome that makes `action` possible."""
+        model = self._model
+        for number, (loose, change) in enumerate(self._loose):
+            if loose.call > op.ret:
+                return
+            after = model.step(self._state, change)
+            if after is ILLEGAL or model.step(after, action) is ILLEGAL:
+                continue
+            del self._loose[number]
+            self._state = after
+            if self._latest is None or loose.call > self._latest.call:
+                self._latest = loose
+            return
