@@ -251,19 +251,19 @@ class Committer:
         Returns the handles that completed.
         """
         assert job in self._outstanding, "only an outstanding job is done"
-        self.head.durable = max(self.head.durable, job.durable)
-        durable = self.head.durable
+        finished: list[Job] = []
+        while not finished or finished[-1] is not job:
+            finished.append(self._outstanding.popleft())
+        self.head.durable = max(self.head.durable, *(each.durable for each in finished))
         completed = []
-        while True:
-            each = self._outstanding.popleft()
+        for each in finished:
             for handle in each.handles:
                 handle.remaining -= 1
                 if handle.remaining == 0:
-                    handle.synced = each.end <= durable
+                    handle.synced = each.end <= self.head.durable
                     completed.append(handle)
                     self.queued_bytes -= handle.size
-            if each is job:
-                return completed
+        return completed
 
     def failed(self, job: Job, error: OSError, *, synced: bool) -> list[AppendHandle]:
         """Take in that an operation failed; return the handles that will never complete.
