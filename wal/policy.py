@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Final, Literal, get_args
 
 __all__ = [
+    "CAPABILITIES",
     "PRESETS",
     "TUNING",
     "Capability",
@@ -62,6 +63,7 @@ PageCache = Literal["keep", "drop"]
 
 Capability = Literal["fallocate", "o_direct", "o_dsync", "fadvise", "sync_file_range"]
 """What a policy may ask of a file system or an operating system, and not get."""
+CAPABILITIES: Final[tuple[Capability, ...]] = get_args(Capability)
 
 _ALIGNMENT: Final = 4096
 _SEGMENT_MAX: Final = 1 << 31

@@ -312,6 +312,35 @@ def test_what_is_durable_leaves_the_page_cache_and_the_tail_block_stays() -> Non
     log.abort()
 
 
+def test_what_waits_for_a_sync_stays_in_the_page_cache() -> None:
+    from wal.committer import DROP_STEP_BYTES
+
+    fs = CrashFilesystem()
+    text = "driver=pipeline,page_cache=drop,prepare=append"
+    big = policy_of_text(text, SyncPolicy(segment_bytes=8 << 20))
+    drivers: list[StepDriver] = []
+
+    def make(runner: JobRunner, on_complete: OnComplete) -> StepDriver:
+        drivers.append(StepDriver(runner, on_complete))
+        return drivers[0]
+
+    log, _ = Log.open(fs, DIRECTORY, IDENTITY, OpenOptions(big, make, uids()))
+    while drivers[0].pump():
+        pass
+    jobs = []
+    for index in range(1, 4):
+        log.append([batch(index, size=DROP_STEP_BYTES)], context="c")
+        jobs.append(log._committer.next_job())
+    dropped = [each for job in jobs if job for each in job.operations if isinstance(each, DropCache)]
+    assert dropped == []
+    log._committer.done(jobs[0])
+    log.append([batch(4)], context="c")
+    job = log._committer.next_job()
+    assert job is not None
+    (drop,) = [each for each in job.operations if isinstance(each, DropCache)]
+    assert drop.length == (log._committer.head.durable & 0xFFFF_FFFF) & ~4095
+
+
 # ---- several jobs under way ------------------------------------------------------------------
 
 
