@@ -60,21 +60,11 @@ from wal.frame import (
     record_of,
 )
 from wal.job import AppendHandle, Head, Job
-from wal.operations import (
-    Allocate,
-    Create,
-    DropCache,
-    Operation,
-    Rename,
-    StartWriteback,
-    Sync,
-    SyncDir,
-    Write,
-    ZeroFill,
-)
+from wal.operations import Create, Operation, Rename, Sync, SyncDir, Write
 from wal.policy import SyncPolicy
 from wal.pool import SparePool
 from wal.segment import LogIdentity, SegmentCheckpoint, position_at, segment_name
+from wal.surroundings import drop_behind, drop_rest, prepare_ahead, write_behind
 from wal.tail import GroupTail
 
 __all__ = ["AppendHandle", "Committer", "CommitterState", "Head", "Job"]
@@ -98,8 +88,6 @@ _NO_FIELDS: Final = (0, 0, 0, 0, 0, 0)
 JOBS_MAX: Final = 8
 """Jobs that a pipeline has under way: what is written while one sync runs. A 4 KiB write takes 10 µs
 and a sync 100, and each of them holds whatever had gathered."""
-DROP_STEP_BYTES: Final = 1 << 20
-"""The page cache is told to forget so much at a time: a call per MiB, not per job."""
 
 # ---- the machine -----------------------------------------------------------------------------
 
@@ -155,6 +143,8 @@ class Committer:
         self._kept: Job | None = None
         self._unbuilt_bytes = 0
         """Bytes of frames in the queue, those of records that are in a job not counted."""
+        self._sealed = False
+        """Whether a SEAL was framed: the job that holds it is the last, and makes all durable."""
         self._urgent = 0
         """Flushes and seals in the queue: nothing gathers any longer."""
         self._jobs = 0
@@ -168,23 +158,24 @@ class Committer:
         Raises RecordTooLargeError, DiskFullError (the queue is bounded), PoisonedLogError,
         ClosedLogError. Records that a recovery would refuse are a bug: AssertionError.
         """
-        self._check_room(records)
-        return self._accept(AppendHandle(records, context), bounds_after)
+        handle = AppendHandle(records, context)
+        self._check_room(handle.size)
+        return self._accept(handle, bounds_after)
 
     def submit_again(self, records: Sequence[Record], context: object = None) -> AppendHandle:
         """Queue live batches once more; each moves to where its copy lies. Raises as `submit` does.
 
         A batch that was cut or released by what is queued already is a bug, as is a torn one.
         """
-        self._check_room(records)
-        return self._accept(AppendHandle(records, context, again=True), bounds_of_copy)
+        handle = AppendHandle(records, context, again=True)
+        self._check_room(handle.size)
+        return self._accept(handle, bounds_of_copy)
 
     def insist(self, records: Sequence[Record], context: object) -> AppendHandle:
         """Queue records however long the queue is: the log's own few, which end it or free space."""
         return self._accept(AppendHandle(records, context), bounds_after)
 
-    def _check_room(self, records: Sequence[Record]) -> None:
-        size = sum(frame_size(len(record.body)) for record in records)
+    def _check_room(self, size: int) -> None:
         if self.queued_bytes and self.queued_bytes + size > self.policy.queue_bytes_max:
             raise self._refusal_now() or DiskFullError(
                 f"{self.queued_bytes} bytes wait for the disk already; free space or wait"
@@ -194,11 +185,12 @@ class Committer:
         if (refusal := self._refusal_now()) is not None:
             raise refusal
         assert handle.records, "an append holds at least one record"
-        longest = max(len(record.body) for record in handle.records)
-        if longest > RECORD_BYTES_MAX:
-            raise RecordTooLargeError(
-                f"a record of {longest} bytes; the limit is {RECORD_BYTES_MAX}"
-            )
+        if handle.size > RECORD_BYTES_MAX:  # one of them may be
+            longest = max(len(record.body) for record in handle.records)
+            if longest > RECORD_BYTES_MAX:
+                raise RecordTooLargeError(
+                    f"a record of {longest} bytes; the limit is {RECORD_BYTES_MAX}"
+                )
         self._enqueue(handle, bounds_behind)
         return handle
 
@@ -316,13 +308,17 @@ class Committer:
         """Queue the records of a handle, all or (if one is wrong) none."""
         bounds: dict[int, tuple[int, int]] = {}
         taken = []
+        again = handle.again
         for record in handle.records:
             fields = fields_of(record.header)
             assert fields[5] == len(record.body), "the header counts its body's bytes"
-            if handle.again or fields[0] in _INDEXED:
+            if again or fields[0] in _INDEXED:
                 group = fields[1]
-                before = bounds.get(group) or self._bounds.get(group, (0, 1))
-                bounds[group] = bounds_behind(fields, *before)
+                released, following = bounds.get(group) or self._bounds.get(group, (0, 1))
+                if fields[0] == _BATCH and fields[4] == following and fields[2] and not again:
+                    bounds[group] = released, following + fields[2]  # as `bounds_after` says
+                else:
+                    bounds[group] = bounds_behind(fields, released, following)
             taken.append((record, fields, handle))
         self._queue.extend(taken)
         self._bounds.update(bounds)
@@ -373,52 +369,23 @@ class Committer:
         return not head.number or head.offset + wanted > self.policy.segment_bytes
 
     def _build(self) -> Job:
-        policy, head, handles = self.policy, self.head, self._gathered
+        policy, head = self.policy, self.head
         operations: list[Operation] = []
         buffers: list[Buffer] = []
-        if policy.page_cache == "drop":
-            self._drop_durable(operations)
-        must_sync = policy.commit != "buffered"
+        operations += drop_behind(policy, head)
         begins = self._rolls()
         durable = self._begin_segment(operations, buffers) if begins else head.durable
         start = 0 if begins else head.offset
-        size = before = sum(map(len, buffers))
-        entries = flushes = 0
-        records_max, bytes_max = policy.records_per_job, policy.bytes_per_job
-        queue, segment_bytes = self._queue, policy.segment_bytes
-        while queue:
-            record, fields, handle = queue[0]
-            if record is _FLUSH:
-                queue.popleft()
-                handles.append(handle)
-                flushes += 1
-                continue
-            wanted = frame_size(fields[5])
-            if handles:
-                # The first record fits, or has a fresh segment to itself whatever its size.
-                if flushes or len(handles) >= records_max or size + wanted > bytes_max:
-                    break
-                if head.offset + wanted > segment_bytes:
-                    break
-            queue.popleft()
-            handles.append(handle)
-            handle.positions.append(head.position)
-            if fields[0] not in _OWN:
-                entries += self._follow(record, fields, handle)
-            elif fields[0] == _SEAL:
-                must_sync = True
-                self._urgent -= 1
-            self._frame(record, buffers)
-            size += wanted
-        assert handles, "a job carries at least one record"
-        self._unbuilt_bytes -= size - before
-        self._urgent -= flushes
+        entries = self._take(buffers, head.offset - start)
+        flushes = self._take_flushes()
+        assert self._gathered, "a job carries at least one record"
+        size = head.offset - start
         name = segment_name(head.number)
         if size:
-            self._prepare_ahead(name, operations)
+            operations += prepare_ahead(policy, head)
             operations.append(Write(name, start, tuple(buffers), size))
-        if not (must_sync or flushes):
-            self._write_behind(name, size, operations)
+        if policy.commit == "buffered" and not flushes and not self._sealed:
+            operations += write_behind(policy, head, size)
             return self._job(operations, entries=entries, size=size, durable=durable)
         head.dirty = 0
         is_synced = policy.sync == "o_dsync" and size > 0
@@ -433,16 +400,68 @@ class Committer:
             syncs=int(is_synced),
         )
 
-    def _follow(self, record: Record, fields: Fields, handle: AppendHandle) -> int:
+    def _take(self, buffers: list[Buffer], size: int) -> int:
+        """Frame what is queued at the head, up to a flush or a limit; return the entries in it.
+
+        `size`: bytes of the write so far. This runs once per record: a function call less is 2 %.
+        """
+        policy, head, handles, queue = self.policy, self.head, self._gathered, self._queue
+        records_max, bytes_max = policy.records_per_job, policy.bytes_per_job
+        uid, durable, base = head.uid, head.durable, position_at(head.number, 0)
+        sequence, offset = head.sequence, head.offset
+        before, entries = offset, 0
+        while queue and queue[0][0] is not _FLUSH:
+            record, fields, handle = queue[0]
+            wanted = frame_size(fields[5])
+            # The first record fits, or has a fresh segment to itself whatever its size.
+            if handles and (
+                len(handles) >= records_max
+                or size + wanted > bytes_max
+                or offset + wanted > policy.segment_bytes
+            ):
+                break
+            queue.popleft()
+            handles.append(handle)
+            handle.positions.append(base + offset)
+            if fields[0] not in _OWN:
+                entries += self._follow(record, fields, handle, base + offset)
+            elif fields[0] == _SEAL:
+                self._sealed = True
+                self._urgent -= 1
+            length = FRAME_BYTES_MIN + fields[5]
+            buffers.append(frame_head(uid, sequence, durable, length, record.header))
+            if fields[5]:
+                buffers.append(record.body)
+            if wanted != length:
+                buffers.append(padding_for(length))
+            sequence += 1
+            offset += wanted
+            size += wanted
+        head.sequence, head.offset = sequence, offset
+        self._unbuilt_bytes -= offset - before
+        return entries
+
+    def _take_flushes(self) -> int:
+        """Take the flushes that stand at the front of the queue; return how many."""
+        flushes, queue = 0, self._queue
+        while queue and queue[0][0] is _FLUSH:
+            self._gathered.append(queue.popleft()[2])
+            flushes += 1
+        self._urgent -= flushes
+        return flushes
+
+    def _follow(self, record: Record, fields: Fields, handle: AppendHandle, position: int) -> int:
         """Let a group's tail follow a record that is about to be framed; return its new entries."""
         tail = self.groups.get(fields[1])
         if tail is None:
             tail = self.groups[fields[1]] = GroupTail()
-        fresh = tail.take(record, fields, self.head.position)
+        fresh = tail.take(record, fields, position)
         if handle.again:
             assert not fresh, "a copy is of a batch that lives"
             self.bytes_copied += frame_size(fields[5])
-        self._may_retire = self._may_retire or handle.again or fields[0] in _FREEING
+            self._may_retire = True
+        elif fields[0] in _FREEING:
+            self._may_retire = True
         return fresh
 
     def _job(
@@ -480,9 +499,7 @@ class Committer:
             if head.durable != previous_end:
                 assert self.policy.commit == "buffered", "a segment ends durable"
                 operations.append(Sync(segment_name(previous)))
-            if self.policy.page_cache == "drop" and head.offset > head.dropped_to:
-                rest = head.offset - head.dropped_to
-                operations.append(DropCache(segment_name(previous), head.dropped_to, rest))
+            operations += drop_rest(self.policy, head)
             self.segment_sizes[previous] = head.filled_to
         number = head.number + 1
         spare = self.pool.take()
@@ -517,39 +534,6 @@ class Committer:
             length += len(padding)
         head.sequence += 1
         head.offset += length
-
-    def _prepare_ahead(self, name: str, operations: list[Operation]) -> None:
-        """Write zeros or reserve blocks in steps, so that the head never meets a missing block."""
-        head, policy = self.head, self.policy
-        if policy.prepare == "append" or head.offset <= head.filled_to:
-            return
-        target = max(
-            head.offset, min(head.filled_to + policy.fill_step_bytes, policy.segment_bytes)
-        )
-        if policy.prepare == "fallocate":
-            operations.append(Allocate(name, target))
-        else:
-            operations.append(ZeroFill(name, head.filled_to, target - head.filled_to))
-        head.filled_to = target
-
-    def _drop_durable(self, operations: list[Operation]) -> None:
-        """Let the page cache forget what is durable; the block that holds the head stays."""
-        head = self.head
-        if head.durable < position_at(head.number, 0):
-            return
-        end = (head.durable - position_at(head.number, 0)) & ~4095
-        if end - head.dropped_to >= DROP_STEP_BYTES:
-            name = segment_name(head.number)
-            operations.append(DropCache(name, head.dropped_to, end - head.dropped_to))
-            head.dropped_to = end
-
-    def _write_behind(self, name: str, size: int, operations: list[Operation]) -> None:
-        """Ask for the writing of what is dirty once it is enough."""
-        head, limit = self.head, self.policy.writeback_bytes
-        head.dirty += size
-        if limit and head.dirty >= limit:
-            operations.append(StartWriteback(name, head.offset - head.dirty, head.dirty))
-            head.dirty = 0
 
     # ---- releasing segments --------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class AppendHandle:
         self.records = tuple(records)
         self.again = again
         """Whether the records are copies, which only move what is in the log already."""
-        self.size = sum(frame_size(len(record.body)) for record in self.records)
+        self.size = sum([frame_size(len(record.body)) for record in self.records])
         self.remaining = len(self.records) or 1
         self.positions: list[int] = []
         self.context = context
