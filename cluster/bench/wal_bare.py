@@ -13,11 +13,12 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
+checksum: Callable[[bytes, int], int]
 try:
     from crc32c import crc32c as checksum
 except ImportError:  # then slower, but not another kind of work
@@ -41,7 +42,7 @@ class Timing(NamedTuple):
 
 def encode(data: bytes) -> bytes:
     """Return a record as CWal lays it out."""
-    return b"".join((_LENGTH.pack(len(data)), data, _CRC.pack(checksum(data))))
+    return b"".join((_LENGTH.pack(len(data)), data, _CRC.pack(checksum(data, 0))))
 
 
 def naive(path: Path, records: Sequence[bytes]) -> Timing:

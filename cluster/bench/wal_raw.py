@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from cluster.bench import wal_bare
 from cluster.bench.report import median
-from cluster.bench.wal_variants import IDENTITY, Shape, fresh_log
+from cluster.bench.wal_variants import IDENTITY, Shape, Turns, fresh_log
 from wal import Log, OsFilesystem, Record, RecordHeader, SyncPolicy, batch_record, recover
 from wal.frame import FramePrefix, encode_prefix, padding_for
 from wal.segment import segment_name
@@ -66,7 +66,7 @@ class Feed:
         return [*parts, padding] if padding else parts
 
 
-def raw_limit(directory: Path, rounds: int, bytes_each: int, say: Say) -> list[dict[str, Any]]:
+def raw_limit(directory: Path, turns: Turns, bytes_each: int, say: Say) -> list[dict[str, Any]]:
     """Write blocks one by one, each synced: our log inline, and `pwritev` with `fdatasync`."""
     rows = []
     policy = SyncPolicy(segment_bytes=SEGMENT_BYTES, spare_segments_max=SPARES, driver="inline")
@@ -76,7 +76,7 @@ def raw_limit(directory: Path, rounds: int, bytes_each: int, say: Say) -> list[d
             feed = Feed(size, feed.index)
             count = max(50, min(1_000, bytes_each // size))
             ours, bare, calls = [], [], 0
-            for _ in range(rounds):
+            for _ in turns:
                 bare.append(
                     wal_bare.blocks(
                         directory / "bare", feed.buffers(), count, SEGMENT_BYTES
@@ -88,7 +88,7 @@ def raw_limit(directory: Path, rounds: int, bytes_each: int, say: Say) -> list[d
                 calls = fs.calls.syncs - before
             rows.append(
                 {
-                    "section": "raw", "case": name, "bytes": size, "count": count, "rounds": rounds,
+                    "section": "raw", "case": name, "bytes": size, "count": count, "rounds": turns.taken,
                     "ours_per_s": _per_s(count, ours), "bare_per_s": _per_s(count, bare),
                     "ours_mb_per_s": _per_s(count * size / 1e6, ours),
                     "bare_mb_per_s": _per_s(count * size / 1e6, bare), "fsyncs": calls,
@@ -120,12 +120,12 @@ def _write(log: Log, records: Sequence[Record]) -> float:
     return time.perf_counter() - started
 
 
-def preparations(directory: Path, rounds: int, count: int, say: Say) -> list[dict[str, Any]]:
+def preparations(directory: Path, turns: Turns, count: int, say: Say) -> list[dict[str, Any]]:
     """Write blocks of 4 and 64 KiB, each synced, into blocks that were prepared in four ways."""
     rows = []
     for name in ("4KiB", "64KiB"):
         size, taken = BLOCKS[name], {prepare: [] for prepare in PREPARATIONS}  # type: dict[str, list[float]]
-        for _ in range(rounds):
+        for _ in turns:
             for prepare in PREPARATIONS:
                 policy = SyncPolicy(
                     segment_bytes=16 << 20,
@@ -137,13 +137,15 @@ def preparations(directory: Path, rounds: int, count: int, say: Say) -> list[dic
                     taken[prepare].append(_write(log, feed.records(min(count, (8 << 20) // size))))
         number = min(count, (8 << 20) // size)
         per_s = {prepare: _per_s(number, seconds) for prepare, seconds in taken.items()}
-        rows.append({"section": "prepare", "case": name, "bytes": size, "rounds": rounds, **per_s})
+        rows.append(
+            {"section": "prepare", "case": name, "bytes": size, "rounds": turns.taken, **per_s}
+        )
         told = ", ".join(f"{prepare} {value:,.0f}/s" for prepare, value in per_s.items())
         say(f"prepared blocks, {name}: {told}")
     return rows
 
 
-def append_cost(directory: Path, rounds: int) -> dict[str, Any]:
+def append_cost(directory: Path, turns: Turns) -> dict[str, Any]:
     """Return the processor time of appending 100 bytes in batches of 100, system calls included.
 
     `entry`: a batch is one record, its encoding counted. `frame`: a batch is an append of 100 records
@@ -153,7 +155,7 @@ def append_cost(directory: Path, rounds: int) -> dict[str, Any]:
     payloads = shape.payloads()
     costs: dict[str, list[float]] = {"entry": [], "frame": []}
     policy = SyncPolicy(segment_bytes=16 << 20, driver="inline", prepare="zero_fill")
-    for _ in range(rounds):
+    for _ in turns:
         with fresh_log(directory / "cost", policy) as (log, _, index):
             started = time.process_time()
             for start in range(0, shape.records, 100):
@@ -166,7 +168,7 @@ def append_cost(directory: Path, rounds: int) -> dict[str, Any]:
             for start in range(0, shape.records, 100):
                 log.append(records[start : start + 100])
             costs["frame"].append(time.process_time() - started)
-    return {"section": "cost", "case": "100 B, batches of 100", "rounds": rounds} | {
+    return {"section": "cost", "case": "100 B, batches of 100", "rounds": turns.taken} | {
         f"us_per_{name}": round((median(taken) or 0) / shape.records * 1e6, 3)
         for name, taken in costs.items()
     }
@@ -177,7 +179,8 @@ def written(directory: Path, total_bytes: int, entries: int) -> Iterator[Path]:
     """Give the directory of a log of so many bytes, in batches of 1 KiB entries."""
     place = directory / "written"
     policy = SyncPolicy(segment_bytes=SEGMENT_BYTES, commit="buffered", prepare="append")
-    with fresh_log(place, policy) as (log, _, index):
+    with fresh_log(place, policy) as (log, _, first):
+        index = first
         body = [os.urandom(1 << 10)] * entries
         record = batch_record(0, 1, index, body)
         header = RecordHeader.unpack(record.header)
@@ -197,7 +200,7 @@ def written(directory: Path, total_bytes: int, entries: int) -> Iterator[Path]:
         yield place
 
 
-def recovery(directory: Path, rounds: int, total_bytes: int, say: Say) -> list[dict[str, Any]]:
+def recovery(directory: Path, turns: Turns, total_bytes: int, say: Say) -> list[dict[str, Any]]:
     """Recover a log, and read and checksum the same bytes, both from the page cache."""
     rows = []
     for case, entries, size in (
@@ -205,7 +208,7 @@ def recovery(directory: Path, rounds: int, total_bytes: int, say: Say) -> list[d
     ):  # fmt: skip
         with written(directory, size, entries) as place:
             ours, bare, frames = [], [], 0
-            for _ in range(rounds):
+            for _ in turns:
                 started = time.perf_counter()
                 found = recover(OsFilesystem(), str(place), IDENTITY)
                 ours.append(time.perf_counter() - started)
@@ -215,7 +218,7 @@ def recovery(directory: Path, rounds: int, total_bytes: int, say: Say) -> list[d
                 bare.append(seconds)
             rows.append(
                 {
-                    "section": "recovery", "case": case, "rounds": rounds, "bytes": read,
+                    "section": "recovery", "case": case, "rounds": turns.taken, "bytes": read,
                     "frames": frames, "ours_mb_per_s": _per_s(read / 1e6, ours),
                     "bare_mb_per_s": _per_s(read / 1e6, bare),
                 }

@@ -20,7 +20,18 @@ from wal import Log, LogIdentity, OpenOptions, OsFilesystem, Record, batch_recor
 from wal.frame import frame_size
 from wal.policy import SyncPolicy, policy_of_text
 
-__all__ = ["ALL_TOGETHER", "NAIVE", "VARIANTS", "Sample", "Shape", "Variant", "fresh_log", "run"]
+__all__ = [
+    "ALL_TOGETHER",
+    "NAIVE",
+    "VARIANTS",
+    "Sample",
+    "Shape",
+    "Turns",
+    "Variant",
+    "fresh_log",
+    "run",
+    "write_all",
+]
 
 Giving = Literal["each", "together", "periods"]
 """each: every record is an append of its own, and after a batch of them the caller waits.
@@ -36,6 +47,28 @@ SETTLING_FLUSHES: Final = 4
 """Segments are given back one at a time, between other jobs; the warm-up leaves one or two."""
 NAIVE: Final = "naive"
 ALL_TOGETHER: Final = "all together"
+
+
+@dataclass(slots=True)
+class Turns:
+    """The rounds of a comparison: so many, or as many as begin within so many seconds; one at least.
+
+    On a disk that others keep busy a round may take twenty times as long as on one of its own.
+    """
+
+    rounds: int
+    seconds: float
+    taken: int = 0
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the numbers of the rounds, from 1."""
+        started = time.monotonic()
+        self.taken = 0
+        while self.taken < self.rounds:
+            if self.taken and time.monotonic() - started > self.seconds:
+                return
+            self.taken += 1
+            yield self.taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +182,9 @@ def run(directory: Path, variant: Variant, shape: Shape, payloads: Sequence[byte
     """Write the payloads once, in a new log in `directory`."""
     policy = variant.policy_for(shape)
     with fresh_log(directory, policy) as (log, fs, index):
-        write = {"each": _each, "together": _together, "periods": _periods}[variant.giving]
         before = fs.calls.writes, fs.calls.syncs, fs.calls.others
-        waits: list[float] = []
         started = time.perf_counter()
-        for start in range(0, shape.records, shape.batch):
-            write(log, payloads[start : start + shape.batch], index + start, waits)
+        waits = write_all(log, variant, shape, payloads, index)
         seconds = time.perf_counter() - started
         calls = fs.calls
         after = calls.writes, calls.syncs, calls.others
@@ -163,6 +193,17 @@ def run(directory: Path, variant: Variant, shape: Shape, payloads: Sequence[byte
     waits.sort()
     middle = waits[len(waits) // 2] * 1e6
     return Sample(seconds, shape.records, writes, syncs, others, middle, missing)
+
+
+def write_all(
+    log: Log, variant: Variant, shape: Shape, payloads: Sequence[bytes], index: int
+) -> list[float]:
+    """Write the payloads as a variant does; return how long each batch was waited for (s)."""
+    write = {"each": _each, "together": _together, "periods": _periods}[variant.giving]
+    waits: list[float] = []
+    for start in range(0, shape.records, shape.batch):
+        write(log, payloads[start : start + shape.batch], index + start, waits)
+    return waits
 
 
 Write = Callable[[Log, Sequence[bytes], int, list[float]], None]
