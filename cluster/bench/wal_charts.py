@@ -22,7 +22,7 @@ from cluster.bench.report import BenchReport
 __all__ = ["drawn", "save_svg"]
 
 WIDTH: Final = 110
-_BAR_WIDTH: Final = 34
+_BAR_WIDTH: Final = 26
 Row = Mapping[str, Any]
 
 _SVG: Final = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">

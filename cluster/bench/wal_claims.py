@@ -38,7 +38,7 @@ class Claim4:
 SEED4: Final[tuple[Claim4, ...]] = (
     Claim4(
         "no flush, no sync", 2_931,
-        Variant("", "naive,commit=buffered,driver=thread,gather_bytes=8192,gather_us=100000"), 1_000,
+        Variant("", "naive,commit=buffered,driver=thread,gather_bytes=8192,gather_us=1000"), 1_000,
     ),
     Claim4("flush, no sync", 3_556, Variant("", "naive,commit=buffered"), 1),
     Claim4("sync, period 1", 107_601, Variant("", "naive"), 1),

@@ -20,16 +20,17 @@ from cluster.bench.report import median
 from cluster.bench.wal_variants import IDENTITY, Shape, Turns, fresh_log
 from wal import Log, OsFilesystem, Record, RecordHeader, SyncPolicy, batch_record, recover
 from wal.frame import FramePrefix, encode_prefix, padding_for
+from wal.policy import Prepare
 from wal.segment import segment_name
 
-__all__ = ["append_cost", "preparations", "raw_limit", "recovery", "scan"]
+__all__ = ["append_cost", "preparations", "raw_limit", "recovery", "scan", "spread"]
 
 Say = Callable[[str], None]
 
 SEGMENT_BYTES: Final = 64 << 20
 SPARES: Final = 4
 BLOCKS: Final[Mapping[str, int]] = {"4KiB": 4 << 10, "64KiB": 64 << 10, "1MiB": 1 << 20}
-PREPARATIONS: Final = ("append", "fallocate", "zero_fill", "recycle")
+PREPARATIONS: Final[tuple[Prepare, ...]] = ("append", "fallocate", "zero_fill", "recycle")
 _FRAME_BYTES: Final = 96 + 4
 """Prefix, header, and the length of the one entry."""
 _TIMEOUT_S: Final = 60.0
@@ -91,7 +92,7 @@ def raw_limit(directory: Path, turns: Turns, bytes_each: int, say: Say) -> list[
                     "section": "raw", "case": name, "bytes": size, "count": count, "rounds": turns.taken,
                     "ours_per_s": _per_s(count, ours), "bare_per_s": _per_s(count, bare),
                     "ours_mb_per_s": _per_s(count * size / 1e6, ours),
-                    "bare_mb_per_s": _per_s(count * size / 1e6, bare), "fsyncs": calls,
+                    "bare_mb_per_s": _per_s(count * size / 1e6, bare), "spread": spread(bare), "fsyncs": calls,
                 }
             )  # fmt: skip
             say(
@@ -124,14 +125,11 @@ def preparations(directory: Path, turns: Turns, count: int, say: Say) -> list[di
     """Write blocks of 4 and 64 KiB, each synced, into blocks that were prepared in four ways."""
     rows = []
     for name in ("4KiB", "64KiB"):
-        size, taken = BLOCKS[name], {prepare: [] for prepare in PREPARATIONS}  # type: dict[str, list[float]]
+        size = BLOCKS[name]
+        taken: dict[str, list[float]] = {prepare: [] for prepare in PREPARATIONS}
         for _ in turns:
             for prepare in PREPARATIONS:
-                policy = SyncPolicy(
-                    segment_bytes=16 << 20,
-                    prepare=prepare,
-                    driver="inline",  # type: ignore[arg-type]  # they are its values
-                )
+                policy = SyncPolicy(segment_bytes=16 << 20, prepare=prepare, driver="inline")
                 with fresh_log(directory / "prepared", policy) as (log, _, index):
                     feed = Feed(size, index)
                     taken[prepare].append(_write(log, feed.records(min(count, (8 << 20) // size))))
@@ -168,10 +166,15 @@ def append_cost(directory: Path, turns: Turns) -> dict[str, Any]:
             for start in range(0, shape.records, 100):
                 log.append(records[start : start + 100])
             costs["frame"].append(time.process_time() - started)
-    return {"section": "cost", "case": "100 B, batches of 100", "rounds": turns.taken} | {
-        f"us_per_{name}": round((median(taken) or 0) / shape.records * 1e6, 3)
-        for name, taken in costs.items()
-    }
+    row = {"section": "cost", "case": "100 B, batches of 100", "rounds": turns.taken}
+    return (
+        row
+        | {"spread": spread(costs["entry"])}
+        | {
+            f"us_per_{name}": round((median(taken) or 0) / shape.records * 1e6, 3)
+            for name, taken in costs.items()
+        }
+    )
 
 
 @contextmanager
@@ -207,7 +210,7 @@ def recovery(directory: Path, turns: Turns, total_bytes: int, say: Say) -> list[
         ("64 KiB batches", _BATCH_ENTRIES, total_bytes), ("1 KiB batches", 1, total_bytes // 8),
     ):  # fmt: skip
         with written(directory, size, entries) as place:
-            ours, bare, frames = [], [], 0
+            ours, bare, frames, read = [], [], 0, 0
             for _ in turns:
                 started = time.perf_counter()
                 found = recover(OsFilesystem(), str(place), IDENTITY)
@@ -220,7 +223,7 @@ def recovery(directory: Path, turns: Turns, total_bytes: int, say: Say) -> list[
                 {
                     "section": "recovery", "case": case, "rounds": turns.taken, "bytes": read,
                     "frames": frames, "ours_mb_per_s": _per_s(read / 1e6, ours),
-                    "bare_mb_per_s": _per_s(read / 1e6, bare),
+                    "bare_mb_per_s": _per_s(read / 1e6, bare), "spread": spread(bare),
                 }
             )  # fmt: skip
             say(
@@ -250,3 +253,8 @@ def scan(directory: Path, total_bytes: int, say: Say) -> dict[str, Any]:
 
 def _per_s(amount: float, seconds: Sequence[float]) -> float:
     return round(amount / (median(seconds) or 1e-9), 1)
+
+
+def spread(seconds: Sequence[float]) -> float:
+    """Return the slowest round over the fastest one: what else the machine did meanwhile."""
+    return round(max(seconds) / max(min(seconds), 1e-9), 2)
