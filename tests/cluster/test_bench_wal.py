@@ -151,7 +151,12 @@ def test_the_bare_loops_make_the_calls_that_they_count(tmp_path: Path, monkeypat
             value = getattr(os, name)
             if name not in ("write", "pwrite", "pwritev", "fsync", "fdatasync"):
                 return value
-            return lambda *arguments: (calls.append(name), value(*arguments))[1]
+
+            def counting(*arguments: Any) -> Any:
+                calls.append(name)
+                return value(*arguments)
+
+            return counting
 
     monkeypatch.setattr(wal_bare, "os", Os("os"))
     payloads = SMALL.payloads()
@@ -252,7 +257,7 @@ def test_other_peers_write_where_they_are_installed(name: str, tmp_path: Path) -
 
 
 def test_peers_that_are_not_installed_are_named(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setitem(PEERS, "Nobody", ("no_such_module", lambda *_: 0.0))  # type: ignore[misc]
+    monkeypatch.setitem(PEERS, "Nobody", ("no_such_module", lambda *_: 0.0))
     told: list[str] = []
     rows = peers(tmp_path, Turns(1, 0), SMALL, lambda *_: 1.0, told.append)
     assert "Nobody (pip install no_such_module)" in told[-1]
