@@ -487,7 +487,7 @@ class Committer:
             bytes_written=size,
             number=self._jobs,
             durable=durable,
-            syncs=syncs + sum(type(operation) is Sync for operation in operations),
+            syncs=syncs + [type(operation) for operation in operations].count(Sync),
             alone=alone,
         )
 

@@ -110,20 +110,20 @@ def wal(settings: Settings, say: Say) -> BenchReport:
     rows += _policies(settings, say)
     rows += _shapes(settings, say)
     rows += wal_raw.raw_limit(
-        directory, settings.turns(8), 8 << 20 if settings.quick else 64 << 20, say
+        directory, settings.turns(4), 8 << 20 if settings.quick else 64 << 20, say
     )
     rows += wal_raw.preparations(
-        directory, settings.turns(8), 200 if settings.quick else 1_000, say
+        directory, settings.turns(4), 200 if settings.quick else 1_000, say
     )
     rows += _seed4(settings, say)
-    rows.append(wal_raw.append_cost(directory, settings.turns(5)))
-    rows += wal_raw.recovery(directory, settings.turns(5), settings.recovered_bytes, say)
+    rows.append(wal_raw.append_cost(directory, settings.turns(3)))
+    rows += wal_raw.recovery(directory, settings.turns(3), settings.recovered_bytes, say)
     rows += cross_check(directory)
     if settings.scanned_bytes:
         rows.append(wal_raw.scan(directory, settings.scanned_bytes, say))
     if settings.with_peers:
         shape = Shape(200, CASE.record_bytes, CASE.batch) if settings.quick else CASE
-        rows += peers(directory, settings.turns(8), shape, _as_peer, say)
+        rows += peers(directory, settings.turns(4), shape, _as_peer, say)
     return BenchReport("wal", rows, ratios(rows), facts, commit())
 
 
@@ -137,7 +137,7 @@ def _seed3(settings: Settings, say: Say) -> list[dict[str, Any]]:
     taken: dict[str, list[Sample]] = {
         name: [] for name in (NAIVE, ALL_TOGETHER, BARE_NAIVE, BARE_GROUPED)
     }
-    turns = settings.turns(15)
+    turns = settings.turns(12)
     for _ in turns:
         for variant in (naive, optimised):
             taken[variant.name].append(run(settings.directory / "log", variant, CASE, payloads))
@@ -157,7 +157,7 @@ def _policies(settings: Settings, say: Say) -> list[dict[str, Any]]:
     """Measure every variant, and the policies that were asked for."""
     shape = settings.alone
     variants = [*VARIANTS, *(Variant(text, text) for text in settings.policies)]
-    samples = _in_turn(settings, settings.turns(25), variants, shape)
+    samples = _in_turn(settings, settings.turns(20), variants, shape)
     rows = [_row("policies", name, shape, taken) for name, taken in samples.items()]
     naive = rows[0]["ops_per_s"]
     for row in rows:
@@ -172,7 +172,7 @@ def _shapes(settings: Settings, say: Say) -> list[dict[str, Any]]:
     rows = []
     for shape in settings.shapes:
         variants = [_BY_NAME[name] for name in (NAIVE, NODE, ALL_TOGETHER)]
-        samples = _in_turn(settings, settings.turns(4), variants, shape)
+        samples = _in_turn(settings, settings.turns(3), variants, shape)
         rows += [_row("shapes", name, shape, taken) for name, taken in samples.items()]
         told = ", ".join(f"{row['case']} {row['ops_per_s']:,.0f}/s" for row in rows[-3:])
         say(f"{shape.record_bytes:,} B in batches of {shape.batch}: {told}")
@@ -195,7 +195,7 @@ def _seed4(settings: Settings, say: Say) -> list[dict[str, Any]]:
     """Measure CWal's variants."""
     records = 200 if settings.quick else 1_000
     taken: list[list[float]] = [[] for _ in SEED4]
-    for _ in settings.turns(10):
+    for _ in settings.turns(6):
         for samples, claim in zip(taken, SEED4, strict=True):
             shape = Shape(records, 1_000, min(claim.batch, records))
             sample = run(settings.directory / "log", claim.variant, shape, shape.payloads())
