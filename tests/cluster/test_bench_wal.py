@@ -428,6 +428,7 @@ def test_the_svg_is_whole_and_needs_nothing_from_a_network(tmp_path: Path) -> No
         (["--policy", "fast"], "no log policy 'fast'"),
         (["--policy", "io=mmap"], "is not one of"),
         (["--rounds", "0"], "not in the range"),
+        (["--svg", "/no/such/directory/x.svg"], "its directory does not exist"),
     ],
 )
 def test_what_makes_no_sense_is_a_usage_error(arguments, message, capsys) -> None:
