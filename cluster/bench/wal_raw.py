@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ Say = Callable[[str], None]
 
 SEGMENT_BYTES: Final = 64 << 20
 SPARES: Final = 4
+SLICE_BLOCKS: Final = 8
 BLOCKS: Final[Mapping[str, int]] = {"4KiB": 4 << 10, "64KiB": 64 << 10, "1MiB": 1 << 20}
 PREPARATIONS: Final[tuple[Prepare, ...]] = ("append", "fallocate", "zero_fill", "recycle")
 _FRAME_BYTES: Final = 96 + 4
@@ -68,45 +69,54 @@ class Feed:
 
 
 def raw_limit(directory: Path, turns: Turns, bytes_each: int, say: Say) -> list[dict[str, Any]]:
-    """Write blocks one by one, each synced: our log inline, and `pwritev` with `fdatasync`."""
+    """Write blocks one by one, each synced: our log inline, and `pwritev` with `fdatasync`.
+
+    Both take turns every few blocks, so that whoever else writes to the disk delays them alike.
+    """
     rows = []
     policy = SyncPolicy(segment_bytes=SEGMENT_BYTES, spare_segments_max=SPARES, driver="inline")
-    with fresh_log(directory / "raw", policy) as (log, fs, index):
+    with (
+        fresh_log(directory / "raw", policy) as (log, _, index),
+        closing(wal_bare.Ring(directory / "bare", SEGMENT_BYTES)) as ring,
+    ):
         feed = Feed(1 << 20, index)
         for name, size in BLOCKS.items():
             feed = Feed(size, feed.index)
-            count = max(50, min(1_000, bytes_each // size))
-            ours, bare, calls = [], [], 0
+            count = max(80, min(1_000, bytes_each // size)) // SLICE_BLOCKS * SLICE_BLOCKS
+            ours, bare = [], []
             for _ in turns:
-                bare.append(
-                    wal_bare.blocks(
-                        directory / "bare", feed.buffers(), count, SEGMENT_BYTES
-                    ).seconds
-                )
                 _stock_up(log, feed)
-                records, before = feed.records(count), fs.calls.syncs
-                ours.append(_write(log, records))
-                calls = fs.calls.syncs - before
+                seconds = _by_slices(log, ring, feed, count)
+                ours.append(seconds[0])
+                bare.append(seconds[1])
             rows.append(
                 {
                     "section": "raw", "case": name, "bytes": size, "count": count, "rounds": turns.taken,
                     "ours_per_s": _per_s(count, ours), "bare_per_s": _per_s(count, bare),
                     "ours_mb_per_s": _per_s(count * size / 1e6, ours),
-                    "bare_mb_per_s": _per_s(count * size / 1e6, bare), "spread": spread(bare), "fsyncs": calls,
+                    "bare_mb_per_s": _per_s(count * size / 1e6, bare), "spread": spread(bare),
                 }
             )  # fmt: skip
-            say(
-                f"raw, {name}: ours {rows[-1]['ours_per_s']:,.0f}/s, bare {rows[-1]['bare_per_s']:,.0f}/s"
-            )
+            row = rows[-1]
+            say(f"raw, {name}: ours {row['ours_per_s']:,.0f}/s, bare {row['bare_per_s']:,.0f}/s")
     return rows
+
+
+def _by_slices(log: Log, ring: wal_bare.Ring, feed: Feed, count: int) -> tuple[float, float]:
+    """Write `count` blocks on each side, a slice here and a slice there; return the seconds of both."""
+    records, buffers = feed.records(count), feed.buffers()
+    ours = bare = 0.0
+    for start in range(0, count, SLICE_BLOCKS):
+        bare += ring.write(buffers, SLICE_BLOCKS)
+        ours += _write(log, records[start : start + SLICE_BLOCKS])
+    return ours, bare
 
 
 def _stock_up(log: Log, feed: Feed) -> None:
     """See to it that the log has spare segments for a round; unmeasured."""
     large = Feed(1 << 20, feed.index)
-    if (
-        log.stats().spares < 2
-    ):  # many at once: a segment that begins takes a spare, one that ends gives it
+    if log.stats().spares < 2:
+        # Many at once: a segment that begins takes a spare, so that giving back one by one adds none.
         for record in large.records(3 * SEGMENT_BYTES >> 20):
             log.append([record]).wait(_TIMEOUT_S)
     feed.index = large.index

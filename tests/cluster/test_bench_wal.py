@@ -169,8 +169,12 @@ def test_the_bare_loops_make_the_calls_that_they_count(tmp_path: Path, monkeypat
     assert (grouped.writes, grouped.syncs) == (4, calls.count("fdatasync")) == (4, 4)
     assert calls.count("pwrite") == 4 + 1, "and one that made the zeros"
     calls.clear()
-    ring = wal_bare.blocks(tmp_path / "c", [b"x" * 100, b"y" * 28], 20, 1024)
-    assert (ring.writes, ring.syncs) == (calls.count("pwritev"), calls.count("fdatasync"))
+    ring = wal_bare.Ring(tmp_path / "c", 1 << 20)
+    for _ in range(3):
+        assert ring.write([b"x" * 100_000, b"y" * 28], 7) > 0
+    assert (calls.count("pwritev"), calls.count("fdatasync")) == (21, 21)
+    assert (tmp_path / "c").stat().st_size == 1 << 20, "round and round"
+    ring.close()
     assert not list(tmp_path.iterdir())
 
 
