@@ -61,6 +61,10 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "prepare", str, "How log segments are prepared.", "recycle", choices=get_args(Prepare)
     ),
+    Setting(
+        "wal", str, "How the log uses its disk: names and fields (docs/wal.md).", "natural",
+        "POLICY",
+    ),
 )  # fmt: skip
 
 SETTINGS_BY_NAME: Final[Mapping[str, Setting]] = {setting.name: setting for setting in SETTINGS}

@@ -231,7 +231,7 @@ class HeapDriver:
         self._job = None
         runner = self._runner
         if failure is None:
-            runner.count([job], int(bool(job.handles)), self._heap.now - self._began)
+            runner.count([job], job.syncs, self._heap.now - self._began)
             self._observer.synced(len(job.handles))
         handles = runner.settle(job, failure)
         for handle in handles:
