@@ -39,6 +39,7 @@ __all__ = [
     "CwalEntry",
     "CwalError",
     "CwalStop",
+    "Empties",
     "checksum",
     "encode_entry",
     "entry_at",
@@ -52,6 +53,7 @@ OVERHEAD_BYTES: Final = _LENGTH.size + _CRC.size
 CHUNK_BYTES: Final = 4 << 20
 
 Empties = Literal["entries", "damage"]
+"""What an entry without data is taken for."""
 
 
 class CwalError(WalError):

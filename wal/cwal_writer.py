@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from wal.cwal import CwalError, CwalStop, encode_entry, entry_size
+from wal.cwal import CwalError, CwalStop, Empties, encode_entry, entry_size
 from wal.cwal_reader import MirrorReader
 from wal.errors import ClosedLogError, DiskFullError, PoisonedLogError, WalError, is_no_space
 from wal.filesystem import Buffer, File, Filesystem
@@ -45,6 +45,8 @@ class CwalOptions:
     behind_damage: Literal["refuse", "cut"] = "refuse"
     """What to do at the opening with a valid entry behind a damaged one. It is either damage to what
     was durable, or a write of many entries that a power cut tore: the format cannot tell."""
+    empties: Empties = "damage"
+    """entries: write entries without data too, as a foreign file may have them."""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
@@ -109,7 +111,7 @@ class CwalWriter:
 
         Raises as `append` does; entries may then have been written in part, and count for nothing.
         """
-        if not all(len(data) for data in batch):
+        if self._options.empties == "damage" and not all(len(data) for data in batch):
             raise CwalError(
                 "an empty entry is twelve zero bytes, as a hole in a file is; not written"
             )
