@@ -14,7 +14,7 @@ empty entry is damage.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -37,7 +37,7 @@ DAMAGES_MAX: Final = 1_000
 """Damages that a mirror reader tells one by one; behind that it only counts."""
 
 
-def read_file(fs: ReadFilesystem, path: str, stop: CwalStop) -> Iterator[CwalEntry]:
+def read_file(fs: ReadFilesystem, path: str, stop: CwalStop) -> Generator[CwalEntry, None, None]:
     """Yield the entries of one file; see `wal.cwal.read_entries`."""
     with closing(fs.open_read(path)) as file:
         yield from read_entries(file, stop)

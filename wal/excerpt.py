@@ -6,6 +6,7 @@ found, and nothing of how it came to be. Written to an empty log, it makes an eq
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Final
@@ -105,7 +106,7 @@ def write_log(
             _append(log, part)
             count += len(part)
         if not log.seal_and_close():
-            raise OSError(28, "the log could not be finished: no space", directory)
+            raise OSError(errno.ENOSPC, "the log could not be finished: no space", directory)
     finally:
         log.abort()
     return count
@@ -114,7 +115,7 @@ def write_log(
 def _append(log: Log, part: Sequence[Record]) -> None:
     handle = log.append(part)
     if log.disk_full:
-        raise OSError(28, "no space for the log", log.directory)
+        raise OSError(errno.ENOSPC, "no space for the log", log.directory)
     handle.wait()
 
 
