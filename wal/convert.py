@@ -215,7 +215,7 @@ def from_cwal(
         first = next(source.entries(CwalStop()), None)
     identity = None if first is None else _identity_in(first.data)
     shape: Shape = "entries" if identity is None else "records"
-    if shape == "entries" and salvage is False:
+    if not salvage:
         _check_whole(fs, paths)
     partial = _partial(fs, target)
     with _Source(fs, paths, progress) as source:
@@ -226,8 +226,6 @@ def from_cwal(
         else:
             write_log(fs, partial, identity, _records(datas, salvage=salvage))
         damaged = source.copies_damaged
-    if stop.damaged and not salvage:
-        raise CwalError(_damage_text(paths[0], stop))
     if not (salvage and shape == "records"):
         _check_log(fs, partial, shape, tally)
     fs.rename(partial, target)
@@ -274,7 +272,7 @@ class _Source:
 
 
 def _check_whole(fs: ReadFilesystem, paths: Sequence[str]) -> None:
-    """Raise CwalError if a foreign file is damaged, before anything is written."""
+    """Raise CwalError if a file is damaged, before anything is written."""
     stop = CwalStop()
     with _Source(fs, paths, None) as source:
         for _ in source.entries(stop):

@@ -153,6 +153,29 @@ def test_a_follower_that_is_too_slow_goes_on_at_the_oldest_segment(tmp_path: Pat
     assert positions == sorted(set(positions))
 
 
+def test_what_is_added_while_a_segment_ends_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last look at a segment and the look for the next one, both may grow."""
+    log, _ = open_log(directory=tmp_path)
+    fill_segments(log, 1, 3)
+    follower = Follower(FS, str(tmp_path), None)
+    seen = [sight.sequence for sight in follower.added()]
+    real, grown = Follower._begun, list[int]()
+
+    def begun(self: Follower, number: int) -> bool:
+        if number == 2 and not grown:
+            grown.append(fill_segments(log, 4, 12))
+        return real(self, number)
+
+    monkeypatch.setattr(Follower, "_begun", begun)
+    seen += [sight.sequence for sight in follower.added()]
+    log.abort()
+    assert grown
+    assert log.head_number > 1
+    assert seen == list(range(len(seen)))
+
+
 def writing(log: Log, stop: threading.Event) -> None:
     index = 1
     while not stop.is_set():

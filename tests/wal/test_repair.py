@@ -122,10 +122,10 @@ def test_a_damaged_seal_costs_nothing() -> None:
 
 
 def test_a_lost_cut_is_told_by_what_was_written_after_it() -> None:
-    """Entries 3 to 5 of term 1 were cut and written again in term 2; the cut cannot be read."""
+    """Entries 3 to 6 of term 1 were cut, 3 to 5 written again in term 2; the cut cannot be read."""
     fs = CrashFilesystem()
     log, _ = open_log(fs, policy=TINY)
-    log.append([batch(1), batch(2), batch(3), batch(4), batch(5)])
+    log.append([batch(1), batch(2), batch(3), batch(4), batch(5), batch(6)])
     log.append([hard_state_record(0, 2, 1)])
     before = len(fs.read(f"{DIRECTORY}/{segment_name(1)}"))
     log.append([truncate_record(0, 3)])
@@ -255,8 +255,9 @@ def test_power_cuts_at_every_step_lead_to_the_same_log(seed: int) -> None:
     damaged = {
         path: content for path, content in files.items() if path.endswith((".wal", "SEALED"))
     }
-    for step in range(steps):
-        rng = random.Random(seed * 1000 + step)
+    rng = random.Random(seed)
+    for step in [*range(steps), *[steps - 1, steps - 2, steps - 3] * 8]:
+        rng.seed(rng.random())
         fs = restored(files)
         for left in (step, rng.randrange(steps)):
             _cut_after(fs, left)
@@ -297,6 +298,20 @@ def _check_refused_or_whole(fs: CrashFilesystem, want: object) -> None:
     except CorruptLogError:
         return
     assert state_of(found) == want, "a directory that is taken for a log holds all of it"
+
+
+def test_what_the_disk_changes_on_the_way_is_noticed_before_the_old_log_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original, _ = damaged_log(1)
+    fs = restored(snapshot(original))
+    real = repair.__globals__["records_of"]
+    monkeypatch.setattr("wal.repair.records_of", lambda *of: list(real(*of))[:-1])
+    with pytest.raises(RepairError, match="another log than was meant"):
+        mend(fs)
+    monkeypatch.undo()
+    assert mend(fs).resumed
+    recover(fs, DIRECTORY)
 
 
 def test_a_note_whose_copy_is_gone_is_told() -> None:

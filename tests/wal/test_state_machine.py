@@ -100,7 +100,7 @@ class LogMachine(RuleBasedStateMachine):
     """One log over several lives."""
 
     groups = st.integers(0, GROUPS - 1)
-    entries = st.lists(st.binary(max_size=3000), min_size=1, max_size=4)
+    sizes = st.lists(st.lists(st.integers(0, 3000), min_size=1, max_size=3), min_size=1, max_size=5)
 
     @initialize()
     def first_life(self) -> None:
@@ -140,8 +140,13 @@ class LogMachine(RuleBasedStateMachine):
         while self.in_flight and self.in_flight[0][0].durable:
             follow(self.acked, self.in_flight.pop(0)[1])
 
-    @rule(group=groups, entries=entries)
-    def append(self, group: int, entries: list[bytes]) -> None:
+    @rule(group=groups, sizes=sizes, rng=st.randoms(use_true_random=False))
+    def append(self, group: int, sizes: list[list[int]], rng: Random) -> None:
+        """Append batches; their bytes are drawn outside of Hypothesis, which is slow with many."""
+        for entries in sizes:
+            self.append_one(group, [rng.randbytes(size) for size in entries])
+
+    def append_one(self, group: int, entries: list[bytes]) -> None:
         record = batch_record(group, 1, self.now.next[group], entries)
         self.submit(record, ("append", group, entries))
 
@@ -175,7 +180,18 @@ class LogMachine(RuleBasedStateMachine):
 
     # ---- its end -----------------------------------------------------------------------------
 
-    @rule()
+    @rule(how=st.sampled_from(["stop", "kill", "power", "power"]), data=st.data())
+    def end(self, how: str, data: st.DataObject) -> None:
+        """End this life, one way or another, and begin the next one."""
+        if how == "stop":
+            self.stop_cleanly()
+        elif how == "kill":
+            self.fs.kill()
+            self.next_life()
+        else:
+            rng = data.draw(st.randoms(use_true_random=False))
+            self.power_cut(rng, data.draw(st.integers(0, 12)))
+
     def stop_cleanly(self) -> None:
         assert self.log.seal_and_close()
         self.settle()
@@ -184,12 +200,6 @@ class LogMachine(RuleBasedStateMachine):
         assert self.found.sealed
         self.check(self.acked)
 
-    @rule()
-    def kill(self) -> None:
-        self.fs.kill()
-        self.next_life()
-
-    @rule(rng=st.randoms(use_true_random=False), left=st.integers(0, 12))
     def power_cut(self, rng: Random, left: int) -> None:
         """Cut before some change to the disk, while the log works, or later in its next opening."""
         remaining = left
@@ -264,8 +274,8 @@ class LogMachine(RuleBasedStateMachine):
 
 
 LogMachine.TestCase.settings = settings(
-    max_examples=60,
-    stateful_step_count=40,
+    max_examples=300,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
@@ -289,7 +299,7 @@ def test_the_machine_sees_a_disk_that_lies() -> None:
         machine.first_life()
         with suppress(AssertionError, CorruptLogError):
             for index in range(5):
-                machine.append(0, [b"%d" % index * 900])
+                machine.append_one(0, [b"%d" % index * 900])
             machine.work(50)
             machine.power_cut(Random(seed), 0)
             continue
