@@ -32,7 +32,7 @@ from wal.filesystem import OsFilesystem
 from wal.follow import Follower, newest
 from wal.inspect import wal_commands
 from wal.recovery import recover
-from wal.repair import Repair, RepairError, repair, salvage
+from wal.repair import Repair, RepairError, damage_text, repair, salvage
 from wal.show import HEX_BYTES_MAX, Shower, group_of, hex_lines
 from wal.survey import Sight
 
@@ -46,7 +46,11 @@ POLL_S: Final = 0.2
 # ---- tail --------------------------------------------------------------------------------------
 
 
-@wal_commands.command("tail", epilog=closing_with("tail -f --group 0 ./data/n1"))
+@wal_commands.command(
+    "tail",
+    short_help="Print the newest frames, and what is added.",
+    epilog=closing_with("tail -f --group 0 ./data/n1"),
+)
 @directory_argument
 @click.option("-n", "--lines", "count", type=click.IntRange(0, 100_000), default=10, metavar="N",
               help="Begin with so many frames. [10]")  # fmt: skip
@@ -147,7 +151,7 @@ def _rehearsed(fs: WatchedFilesystem, directory: str) -> Repair:
     try:
         recover(fs, directory)
     except (CorruptLogError, IdentityMismatchError) as error:
-        done.damage = str(error)
+        done.damage = damage_text(error)
         salvage(fs, directory, done)
     return done
 
@@ -172,7 +176,11 @@ def _repair_lines(done: Repair, directory: str, *, dry_run: bool) -> Iterator[st
 # ---- convert -----------------------------------------------------------------------------------
 
 
-@wal_commands.command("convert", epilog=closing_with("convert ./data/n1 n1.cwal"))
+@wal_commands.command(
+    "convert",
+    short_help="Turn a log into a CWal file, or one into a log.",
+    epilog=closing_with("convert ./data/n1 n1.cwal"),
+)
 @click.argument("source", metavar="DIR|FILE", type=click.Path(exists=True))
 @click.argument("target", metavar="TARGET", type=click.Path())
 @click.option("--copy", "copies", multiple=True, metavar="FILE", type=click.Path(),
@@ -244,7 +252,11 @@ def _tell_conversion(source: str, target: str, done: Conversion, *, as_json: boo
 # ---- CWal files --------------------------------------------------------------------------------
 
 
-@wal_commands.group("cwal", epilog=closing_with("cwal verify log.cwal copy.cwal"))
+@wal_commands.group(
+    "cwal",
+    short_help="Look at CWal files, and at copies of one.",
+    epilog=closing_with("cwal verify log.cwal copy.cwal"),
+)
 def cwal() -> None:
     """Look at files in the format of CWal; several files are mirrored copies of one log."""
 

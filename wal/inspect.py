@@ -222,7 +222,9 @@ def _stat_lines(document: Document) -> Iterator[str]:
 
 
 @wal_commands.command(
-    "dump", epilog=closing_with("dump --group 0 --from 3:4096 --limit 20 ./data/n1")
+    "dump",
+    short_help="Print one line per frame.",
+    epilog=closing_with("dump --group 0 --from 3:4096 --limit 20 ./data/n1"),
 )
 @directory_argument
 @click.option("--group", type=click.IntRange(min=0), help="Only the records of one group.")

@@ -29,7 +29,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
 
-from wal.errors import CorruptLogError, FrameError, IdentityMismatchError, WalError
+from wal.errors import (
+    CorruptLogError,
+    FrameError,
+    IdentityMismatchError,
+    WalError,
+    position_text,
+)
 from wal.excerpt import record_at, records_of, state_of, write_log
 from wal.filesystem import Filesystem, ReadFilesystem
 from wal.frame import Kind, body_of_hard_state
@@ -47,7 +53,7 @@ from wal.segment import (
 )
 from wal.survey import walk
 
-__all__ = ["Loss", "Repair", "RepairError", "repair", "salvage"]
+__all__ = ["Loss", "Repair", "RepairError", "damage_text", "repair", "salvage"]
 
 COPY_BYTES: Final = 4 << 20
 COPIES_MAX: Final = 1_000
@@ -81,6 +87,13 @@ class Repair:
     """Whether an interrupted repair was finished."""
 
 
+def damage_text(error: CorruptLogError | IdentityMismatchError) -> str:
+    """Return where a log is damaged and how, without what to do about it."""
+    if isinstance(error, IdentityMismatchError) or not error.position:
+        return str(error) if isinstance(error, IdentityMismatchError) else error.reason
+    return f"{position_text(error.position)}: {error.reason}"
+
+
 def _silent(text: str) -> None:
     del text  # nobody watches
 
@@ -107,7 +120,7 @@ def repair(
             try:
                 recover(fs, directory)
             except (CorruptLogError, IdentityMismatchError) as error:
-                done.damage = str(error)
+                done.damage = damage_text(error)
             else:
                 return done
         source = done.copy or directory

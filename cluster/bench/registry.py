@@ -23,4 +23,9 @@ BENCHES: Final[Mapping[str, LazyVerb]] = {
         "dashboard_command",
         "The dashboard's CPU, bytes and key echo, and what it costs the nodes.",
     ),
+    "compression": LazyVerb(
+        "cluster.cli_bench",
+        "compression_command",
+        "Bytes saved and time taken by lz4 and zstd, on text and on noise.",
+    ),
 }

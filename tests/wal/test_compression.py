@@ -70,9 +70,10 @@ def test_samples_decide_for_a_long_body(codec: Codec) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_functions", lambda _: fake)
         assert compress(codec, NOISE[:SAMPLED_FROM]) is None
-        assert calls == [4096]
+        assert compress(codec, pack("<I", 1024) * 1000 + NOISE[:100_000]) is None
+        assert calls == [4096, 4096], "a length vector says nothing of the entries"
         assert compress(codec, NOISE[:2000] + TEXT * 50) is not None
-        assert len(calls) == 3
+        assert len(calls) == 4
 
 
 @every_codec
