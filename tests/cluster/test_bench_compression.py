@@ -14,7 +14,7 @@ from tests.wal.support import ROOT
 def run(tmp_path, source=None, **changes):
     data = tmp_path / "data"
     data.mkdir()
-    said = []
+    said: list[str] = []
     settings = Settings(data, source, batch_kib=(64,), rounds=2, megabytes=1, **changes)
     return compression(settings, said.append), said, data
 
