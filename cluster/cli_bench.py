@@ -18,7 +18,13 @@ from cluster.exits import CommandError, Exit
 if TYPE_CHECKING:
     from cluster.bench.report import BenchReport
 
-__all__ = ["bench", "compression_command", "dashboard_command", "replication_command"]
+__all__ = [
+    "bench",
+    "compression_command",
+    "cwal_command",
+    "dashboard_command",
+    "replication_command",
+]
 
 
 @click.group(
@@ -144,6 +150,28 @@ def compression_command(
         if quick:
             settings = Settings(directory, source, rounds=3, megabytes=8)
         report = compression(settings, note)
+    return _conclude(report, table(report), as_json=as_json)
+
+
+@verb("cwal", example="raftdeck bench cwal --quick")
+@click.option("--quick", is_flag=True, help="3 rounds, 16 MB to read: under 2 minutes.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the files are written meanwhile. [the state directory]",
+)
+@json_option
+def cwal_command(quick: bool, data: Path | None, *, as_json: bool) -> int:
+    """Measure writing and reading CWal files, as CWal's benchmark does, and beyond.
+
+    1,000 entries of 1,000 bytes. Goal: asynchronous appends take a tenth of those that sync one by
+    one.
+    """
+    from cluster.bench.cwal import Settings, cwal, table
+
+    with _scratch(data) as directory:
+        settings = Settings(directory, 3, 16) if quick else Settings(directory)
+        report = cwal(settings, note)
     return _conclude(report, table(report), as_json=as_json)
 
 

@@ -28,4 +28,9 @@ BENCHES: Final[Mapping[str, LazyVerb]] = {
         "compression_command",
         "Bytes saved and time taken by lz4 and zstd, on text and on noise.",
     ),
+    "cwal": LazyVerb(
+        "cluster.cli_bench",
+        "cwal_command",
+        "CWal's own benchmark on our writer of its format, and its planned extensions.",
+    ),
 }
