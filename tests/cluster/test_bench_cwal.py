@@ -5,7 +5,6 @@ import json
 from cluster.bench.cwal import VARIANTS, Settings, cwal, table
 from cluster.cli_bench import cwal_command
 
-
 ENTRIES = 60
 
 

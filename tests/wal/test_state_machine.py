@@ -211,11 +211,9 @@ class LogMachine(RuleBasedStateMachine):
                 raise PowerCut
 
         self.fs.before = before
-        try:
+        with suppress(PowerCut):
             while self.driver.pump():
                 self.settle()
-        except PowerCut:
-            pass
         self.settle()
         self.fs.power_cut(rng)
         self.fs.before = before
