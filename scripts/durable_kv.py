@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from struct import Struct
@@ -79,7 +80,7 @@ class DurableKV:
         self._pending: deque[tuple[AppendHandle, Sequence[Operation]]] = deque()
         """What was logged and is not seen yet, in the log's order: that is the order of being seen,
         whichever writer wakes first."""
-        options = OpenOptions(policy or SyncPolicy())
+        options = OpenOptions(policy or SyncPolicy(), clock=time.monotonic_ns)
         self._log, found = Log.open(fs, directory, OWNER, options)
         try:
             self.replayed = self._replay(found)

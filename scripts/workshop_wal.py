@@ -75,9 +75,10 @@ def main(
 
 def _walk(directory: Path, records: int, numbers: range, *, terminal: bool) -> None:
     at = numbers.start
+    stage = Stage(directory, records, WIDTH_MAX)
     while at in numbers:
         columns = shutil.get_terminal_size((WIDTH_MAX, 24)).columns
-        stage = Stage(directory, records, min(WIDTH_MAX, max(40, columns - 1)))
+        stage.width = min(WIDTH_MAX, max(40, columns - 1))
         if terminal:
             print("\x1b[2J\x1b[H", end="")
         title = f"{at + 1}/{len(STEPS)}  {STEPS[at].title}"

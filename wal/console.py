@@ -170,6 +170,7 @@ class WatchedFilesystem(OsFilesystem):
     """The real file system; what is read of it shows as progress."""
 
     def __init__(self, progress: Progress) -> None:
+        super().__init__()
         self._progress = progress
 
     def open_read(self, path: str) -> ReadFile:
