@@ -203,9 +203,9 @@ GROUP = Optimisation(
         Variant("groups of 10", {"commit": "group", "job_records_max": 10}),
         Variant("groups of 100", {"commit": "group"}),
     ),
-    """The price of an fsync is paid once per group. This is the one that matters: the others are worth
-    percents, this one is worth the size of the group. It needs somebody else to wait with: a single
-    writer that waits for each record gains nothing by it.""",
+    """The price of an fsync is paid once per group, so the gain is about the size of the group, as long
+    as the sync is what costs. It needs somebody to wait with: a single writer that waits for each
+    record gains nothing by it.""",
 )
 PREPARED = Optimisation(
     """Pre-allocation, alone: of a file that grows, size and block map are written too, at every sync.
@@ -242,7 +242,7 @@ ALIGNED = Optimisation(
         Variant("O_DIRECT, zeros", {"io": "direct", "prepare": "zero_fill"}),
         Variant("O_DIRECT + O_DSYNC", {"io": "direct", "sync": "o_dsync", "prepare": "zero_fill"}),
     ),
-    """It gives even latencies, and memory that others can use; it costs reading back from the disk, and
+    """It is asked for even latencies, and for memory that others can use; it costs reading back from the disk, and
     care. Where a file system does not know O_DIRECT, the log says so and goes through the cache.""",
 )
 THREADED = Optimisation(
