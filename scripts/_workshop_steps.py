@@ -219,7 +219,7 @@ PREPARED = Optimisation(
     ),
     """What it gains is decided by the file system: on a quiet ext4 a sync of a prepared file needs no commit
     of the journal. Where the rows lie within one another's spread, nothing was shown; try again with
-    nobody else at the disk. (A first segment has nothing to recycle: that row shows zeros here.)""",
+    nobody else at the disk.""",
     first=Variant("a growing file", {"sync": "fdatasync"}),
 )
 SYNC_CALL = Optimisation(
