@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cluster.frames import ClusterFrame
     from cluster.local import LocalCluster
     from cluster.spec import ClusterSpec
+    from wal.policy import SyncPolicy
 
 __all__ = ["down", "ls", "up"]
 
@@ -38,7 +39,8 @@ _POLICY: Final[tuple[str, ...]] = ("segment_bytes", "fill_step_bytes", "prepare"
 @verb(
     "up",
     example="raftdeck up -n 5 --detach\n"
-    "raftdeck up --data ./deck --groups 4   # Ctrl-C ends it, its data stays",
+    "raftdeck up --data ./deck --groups 4   # Ctrl-C ends it, its data stays\n"
+    "raftdeck up --wal low_latency,io=direct",
 )
 @setting_option("nodes", "-n")
 @setting_option("name")
@@ -60,6 +62,7 @@ _POLICY: Final[tuple[str, ...]] = ("segment_bytes", "fill_step_bytes", "prepare"
 @setting_option("compression")
 @setting_option("retain_bytes")
 @setting_option("retain_s")
+@setting_option("wal")
 @json_option
 def up(detach: bool, timeout: float, record: bool | None, as_json: bool, **settings: Any) -> None:
     """Start a cluster, or start one again from its data directory.
@@ -74,6 +77,8 @@ def up(detach: bool, timeout: float, record: bool | None, as_json: bool, **setti
     if record is not None:
         settings["recording_bytes"] = RECORDING_BYTES if record else 0
     spec = chosen_spec({name: value for name, value in settings.items() if value is not None})
+    if spec.wal.commit == "buffered":
+        note("buffered logs: what is acknowledged outlives a killed process, not a power cut")
     began = time.monotonic()
     launch = LocalCluster.launch_detached if detach else LocalCluster.launch
     with contextlib.closing(launch(spec)) as cluster:
@@ -102,7 +107,7 @@ def chosen_spec(given: dict[str, Any]) -> ClusterSpec:
     found = load_spec(data_dir)
     base = found or ClusterSpec(name=given.get("name", DEFAULT_NAME), data_dir=data_dir)
     policy = {name: given.pop(name) for name in _POLICY if name in given}
-    changes = given | ({"wal": replaced_policy(base, policy)} if policy else {})
+    changes = given | {"wal": replaced_policy(base, given.pop("wal", ""), policy)}
     # Entry modules with planted bugs are for tests: a person's `up` always runs the product.
     spec = replace(base, entry_module="node", entry_paths=(), entry_options={}, **changes)
     try:
@@ -112,12 +117,14 @@ def chosen_spec(given: dict[str, Any]) -> ClusterSpec:
     return spec
 
 
-def replaced_policy(base: ClusterSpec, changes: dict[str, Any]) -> Any:
+def replaced_policy(base: ClusterSpec, text: str, changes: dict[str, Any]) -> SyncPolicy:
     """Return the log policy with some fields changed; usage error if they contradict."""
+    from wal.policy import policy_of_text
+
     try:
-        return replace(base.wal, **changes)
+        return replace(policy_of_text(text, base.wal), **changes)
     except ValueError as error:
-        raise CommandError(Exit.USAGE, str(error)) from None
+        raise CommandError(Exit.USAGE, f"log policy: {error}") from None
 
 
 def _announce(cluster: LocalCluster, frame: ClusterFrame, ready_s: float, *, as_json: bool) -> None:

@@ -247,6 +247,21 @@ def _fsync(name: str, data_dir: Path) -> Finding:
     return Finding(name, "fit", f"{found} ms")
 
 
+def _log_policies(name: str, data_dir: Path) -> Finding:
+    """Try out what a log's policy may ask of the file system."""
+    from wal import OsFilesystem
+    from wal.policy import CAPABILITIES
+
+    with tempfile.TemporaryDirectory(dir=_existing(data_dir)) as directory:
+        present = OsFilesystem().capabilities(directory)
+    missing = [each for each in CAPABILITIES if each not in present]
+    found = ", ".join(each for each in CAPABILITIES if each in present) or "none"
+    if missing:
+        remedy = "policies that ask for these do without; raftdeck bench wal says what that costs"
+        return Finding(name, "unusual", f"{found}; without {', '.join(missing)}", remedy)
+    return Finding(name, "fit", found)
+
+
 def _run_directory(name: str, _: Path) -> Finding:
     root = run_root()
     if root.exists():
@@ -289,6 +304,7 @@ CHECKS: Final[dict[str, Callable[[str, Path], Finding]]] = {
     "checksum": _checksum,
     "file system": _file_system,
     "fsync": _fsync,
+    "log policies": _log_policies,
     "run directory": _run_directory,
     "leftover run directories": _leftovers,
     "processors": _processors,

@@ -73,6 +73,10 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "retain_s", int, "Keep log so long though a snapshot stands for it, 1 GiB at most.", "0",
         "S",
     ),
+    Setting(
+        "wal", str, "How the log uses its disk: names and fields (docs/wal.md).", "natural",
+        "POLICY",
+    ),
 )  # fmt: skip
 
 SETTINGS_BY_NAME: Final[Mapping[str, Setting]] = {setting.name: setting for setting in SETTINGS}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import textwrap
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,6 +19,8 @@ BATCH: Final = 100
 """Seed 3's case: records of 1 KiB, a hundred to a group."""
 ROUNDS: Final = 3
 SEGMENT_BYTES: Final = 16 << 20
+RECYCLED_BYTES: Final = 4 << 20
+"""Segments that are to be used again are small: a few have to be filled and given back first."""
 OWNER: Final = LogIdentity(b"workshop-of-logs", 1)
 
 Fields = Mapping[str, Any]
@@ -32,36 +33,6 @@ NAIVE: Final[Fields] = {
 
 class LostError(Exception):
     """Something acknowledged was not found again."""
-
-
-class _CountedFile:
-    """A file whose calls are counted by name."""
-
-    def __init__(self, file: Any, calls: Counter[str]) -> None:
-        self._file = file
-        self._calls = calls
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._file, name)
-        if not callable(method):
-            return method
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            self._calls[name] += 1
-            return method(*arguments, **options)
-
-        return call
-
-
-class CountingFilesystem(OsFilesystem):
-    """The real file system; `calls` counts what a log asks of its files."""
-
-    def __init__(self) -> None:
-        self.calls: Counter[str] = Counter()
-
-    def open(self, path: str, **options: Any) -> Any:
-        """See `Filesystem.open`."""
-        return _CountedFile(super().open(path, **options), self.calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +65,10 @@ class Variant:
         wanted = {**self.base, **self.changes}
         missing = sorted(set(wanted) - known)
         settings = {name: value for name, value in wanted.items() if name in known}
-        settings.setdefault("segment_bytes", SEGMENT_BYTES)
+        step = settings.get("fill_step_bytes", 0)
+        settings.setdefault("segment_bytes", max(SEGMENT_BYTES, step))
+        if settings.get("prepare") == "recycle":
+            settings |= {"segment_bytes": RECYCLED_BYTES, "fill_step_bytes": RECYCLED_BYTES // 4}
         return SyncPolicy(**settings), missing
 
     @property
@@ -132,14 +106,15 @@ class Stage:
     def trial(self, variant: Variant, records: int | None = None) -> Trial:
         """Write records of 1 KiB, handed over a hundred at a time, each hundred made durable."""
         policy, _ = variant.policy()
-        directory, fs = self.place(), CountingFilesystem()
-        log, _ = Log.open(fs, str(directory), OWNER, OpenOptions(policy))
+        directory, fs = self.place(), OsFilesystem()
+        options = OpenOptions(policy, clock=time.monotonic_ns)
+        log, _ = Log.open(fs, str(directory), OWNER, options)
         try:
-            _write(log, 1, BATCH)  # the first segment exists, and what is prepared is prepared
-            stats, calls = log.stats(), fs.calls.total()
+            index = _warm(log, policy)
+            stats, calls = log.stats(), fs.calls.total
             count = records or self.records
             began = time.perf_counter()
-            _write(log, 1 + BATCH, count)
+            _write(log, index, count)
             seconds = time.perf_counter() - began
             after = log.stats()
             return Trial(
@@ -147,25 +122,37 @@ class Stage:
                 count,
                 after.syncs - stats.syncs,
                 after.jobs - stats.jobs,
-                fs.calls.total() - calls,
+                fs.calls.total - calls,
             )
         finally:
             log.abort()
             shutil.rmtree(directory, ignore_errors=True)
 
     def compare(self, variants: Sequence[Variant], records: int | None = None) -> list[Trial]:
-        """Measure variants by turns, A B A B …; print and return the median of each."""
+        """Measure variants by turns, A B A B …; print all, return the median of each."""
         found: list[list[Trial]] = [[] for _ in variants]
         for _ in range(ROUNDS):
             for variant, trials in zip(variants, found, strict=True):
                 if not variant.missing:
                     trials.append(self.trial(variant, records))
-        middle = [sorted(each, key=lambda trial: trial.rate)[len(each) // 2] if each else None
-                  for each in found]  # fmt: skip
-        first = middle[0]
-        assert first is not None, "the first variant is what the others are compared with"
-        self.show(_comparison(variants, middle, self.width))
-        return [trial or first for trial in middle]
+        for trials in found:
+            trials.sort(key=lambda trial: trial.rate)
+        self.show(_comparison(variants, found, self.width))
+        return [trials[len(trials) // 2] for trials in found if trials]
+
+
+def _warm(log: Log, policy: SyncPolicy) -> int:
+    """Begin the first segment; where files are used again, see to it that there are some."""
+    _write(log, 1, BATCH)
+    index = 1 + BATCH
+    if policy.prepare == "recycle":
+        while log.head_number < 4:
+            log.append([batch_record(0, 1, index, [bytes(RECYCLED_BYTES // 4)])]).wait()
+            index += 1
+        log.release(0, index - 1, 1)
+        _write(log, index, 1)  # done only when the files have been given back
+        index += 1
+    return index
 
 
 def _write(log: Log, index: int, count: int) -> None:
@@ -176,22 +163,23 @@ def _write(log: Log, index: int, count: int) -> None:
 
 
 def _comparison(
-    variants: Sequence[Variant], trials: Sequence[Trial | None], width: int
+    variants: Sequence[Variant], found: Sequence[Sequence[Trial]], width: int
 ) -> Iterator[str]:
-    first = trials[0]
-    assert first is not None
+    """Yield a table: median, lowest and highest of the rounds, counts, and how often the first."""
     names = max(len(variant.name) for variant in variants)
-    best = max(trial.rate for trial in trials if trial)
-    yield f"{'':<{names}}  {'records/s':>9}  {'syncs':>5}  {'writes':>6}  {'calls':>6}  {'×':>6}"
-    bar = max(4, width - names - 43)
-    for variant, trial in zip(variants, trials, strict=True):
-        if trial is None:
+    middle = [trials[len(trials) // 2].rate if trials else 0.0 for trials in found]
+    yield f"{'':<{names}}  {'records/s':>9}  {'of rounds':>13}  {'syncs':>5}  {'calls':>5}  {'×':>5}"
+    bar = max(4, width - names - 49)
+    base = next((rate for rate in middle if rate), 1.0)
+    for variant, trials, rate in zip(variants, found, middle, strict=True):
+        if not trials:
             lacking = ", ".join(variant.missing)
             yield f"{variant.name:<{names}}  not in this version: SyncPolicy has no {lacking}"
             continue
+        spread = f"{trials[0].rate:,.0f}–{trials[-1].rate:,.0f}"
         yield (
-            f"{variant.name:<{names}}  {trial.rate:>9,.0f}  {trial.syncs:>5}  {trial.writes:>6}"
-            f"  {trial.calls:>6}  {trial.rate / first.rate:>6.1f}  "
+            f"{variant.name:<{names}}  {rate:>9,.0f}  {spread:>13}  {trials[0].syncs:>5}"
+            f"  {trials[0].calls:>5}  {rate / base:>5.1f}  "
             + "█"
-            * max(1, round(bar * trial.rate / best))
+            * max(1, round(bar * rate / max(middle)))
         )

@@ -5,7 +5,7 @@ Start with `Log.open`; the byte layouts are in `wal.frame` and `wal.segment`, th
 """
 
 from wal.committer import AppendHandle, Committer, CommitterState, Job
-from wal.driver import Driver, InlineDriver, JobRunner, SegmentIO, ThreadDriver
+from wal.driver import Driver, InlineDriver, JobRunner, ThreadDriver
 from wal.errors import (
     ClosedLogError,
     CorruptLogError,
@@ -21,10 +21,12 @@ from wal.errors import (
 )
 from wal.filesystem import File, Filesystem, OsFilesystem
 from wal.frame import Kind, Record, RecordHeader, batch_record, hard_state_record
-from wal.log import Log, LogStats, OpenOptions, inline_driver, thread_driver
+from wal.log import Log, LogStats, OpenOptions, inline_driver, pipeline_driver, thread_driver
+from wal.pipeline import PipelineDriver
 from wal.policy import SyncPolicy
 from wal.recovery import BatchRef, GroupLog, Recovered, TornTail, recover
 from wal.segment import LogIdentity
+from wal.segment_io import SegmentIO
 
 __all__ = [
     "AppendHandle",
@@ -51,6 +53,7 @@ __all__ = [
     "OpenOptions",
     "OsFilesystem",
     "OtherFormatError",
+    "PipelineDriver",
     "PoisonedLogError",
     "Record",
     "RecordHeader",
@@ -65,6 +68,7 @@ __all__ = [
     "batch_record",
     "hard_state_record",
     "inline_driver",
+    "pipeline_driver",
     "recover",
     "thread_driver",
 ]

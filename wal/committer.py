@@ -3,9 +3,19 @@
 Theory of operation
 -------------------
 `submit` queues records. `next_job` takes what has queued up, gives every frame its sequence
-number, its `durable_pos` and its place, and returns the operations that make it durable; at most
-one job is outstanding. `done` completes the handles of a job. While one job syncs, the next one
-gathers: natural batching, no timer.
+number, its `durable_pos` and its place, and returns the operations that make it durable. `done`
+completes the handles of a job, and of those before it. While one job syncs, the next one gathers:
+natural batching, no timer. One job is outstanding at a time, or with the driver "pipeline" a few,
+of which one sync completes all that were written before it.
+
+A policy may let a group gather for a while although the disk is idle. Then `next_job` is told the
+time, returns None until the group is due, and `wake_at_ns` says when to ask again; without a time a
+group is always due. `flush` and `seal` end the waiting.
+
+A buffered log completes what is written and not synced. Then `head.durable` stays behind, and with
+it the `durable_pos` of the frames: recovery never takes for corruption what was never promised. It
+syncs where the chain of segments relies on it: before a segment begins, before one is given back, at
+a flush, at a clean stop.
 
 Who performs the operations is not this file's business: a thread in a process, the caller, or
 the event heap of the simulator, which may crash between any two of them (`wal.driver`).
@@ -24,11 +34,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from threading import Event
 from typing import Final
 
+from wal.bounds import Bounds, bounds_after, bounds_of_copy
 from wal.errors import (
     ClosedLogError,
     DiskFullError,
@@ -50,10 +59,12 @@ from wal.frame import (
     padding_for,
     record_of,
 )
-from wal.operations import Allocate, Create, Operation, Rename, Sync, SyncDir, Write, ZeroFill
+from wal.job import AppendHandle, Head, Job
+from wal.operations import Create, Operation, Rename, Sync, SyncDir, Write
 from wal.policy import SyncPolicy
 from wal.pool import SparePool
 from wal.segment import LogIdentity, SegmentCheckpoint, position_at, segment_name
+from wal.surroundings import drop_behind, drop_rest, prepare_ahead, write_behind
 from wal.tail import GroupTail
 
 __all__ = ["AppendHandle", "Committer", "CommitterState", "Head", "Job"]
@@ -64,91 +75,21 @@ RECORD_BYTES_MAX = 1 << 30
 _BATCH: Final = int(Kind.BATCH)
 _TRUNCATE: Final = int(Kind.TRUNCATE)
 _RELEASE: Final = int(Kind.RELEASE)
+_SEAL: Final = int(Kind.SEAL)
 _OWN: Final = frozenset({int(Kind.SEAL), int(Kind.OPEN)})
 """Kinds of the log's own records, which belong to no group."""
 _FREEING: Final = frozenset({_TRUNCATE, _RELEASE})
 """Kinds after which the oldest segment may be needed no more."""
 _INDEXED: Final = _FREEING | {_BATCH}
 """Kinds that move the first or the last index of a group."""
-_Bounds = Callable[[Fields, int, int], tuple[int, int]]
-"""(released index, next index) of a group behind a record, from those before it."""
+_FLUSH: Final = Record(b"")
+"""Stands in the queue for a flush: no record, but a place in the order."""
+_NO_FIELDS: Final = (0, 0, 0, 0, 0, 0)
+JOBS_MAX: Final = 8
+"""Jobs that a pipeline has under way: what is written while one sync runs. A 4 KiB write takes 10 µs
+and a sync 100, and each of them holds whatever had gathered."""
 
-
-# ---- values ----------------------------------------------------------------------------------
-
-
-class AppendHandle:
-    """Says when the records of one `append` are durable, and where they lie."""
-
-    __slots__ = ("_event", "again", "context", "error", "positions", "records", "remaining", "size")
-
-    def __init__(self, records: Sequence[Record], context: object, *, again: bool = False) -> None:
-        """Made by `Committer.submit` and its like only."""
-        self.records = tuple(records)
-        self.again = again
-        """Whether the records are copies, which only move what is in the log already."""
-        self.size = sum(frame_size(len(record.body)) for record in self.records)
-        self.remaining = len(self.records)
-        self.positions: list[int] = []
-        self.context = context
-        self.error: WalError | None = None
-        self._event: Event | None = Event() if context is None else None
-
-    @property
-    def durable(self) -> bool:
-        """Whether every record is durable."""
-        return self.remaining == 0 and self.error is None
-
-    def wait(self, timeout_s: float | None = None) -> None:
-        """Block until durable (handles without a context only).
-
-        Raises the log's error, or TimeoutError. A log that waits for space lets its callers wait.
-        """
-        assert self._event is not None, "handles with a context complete through on_complete"
-        if not self._event.wait(timeout_s):
-            raise TimeoutError(f"not durable after {timeout_s} s")
-        if self.error is not None:
-            raise self.error
-
-    def settle(self) -> None:
-        """Wake a waiter; called by the driver once `durable` or `error` is set."""
-        if self._event is not None:
-            self._event.set()
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Operations to perform in order, and what they make durable."""
-
-    operations: tuple[Operation, ...]
-    handles: tuple[AppendHandle, ...]
-    """One per record, in order."""
-    end: int
-    """Position behind the last frame."""
-    frames: int
-    entries: int
-    bytes_written: int
-    number: int
-
-
-@dataclass(slots=True)
-class Head:
-    """Where the log ends. `number` 0 means that no segment exists yet."""
-
-    number: int = 0
-    uid: int = 0
-    offset: int = 0
-    filled_to: int = 0
-    """Bytes of the file that hold zeros or old data: no metadata changes when they are written."""
-    sequence: int = 0
-    durable: int = 0
-    oldest: int = 1
-    """Number of the oldest segment in use."""
-
-    @property
-    def position(self) -> int:
-        """Position behind the last frame."""
-        return position_at(self.number, self.offset)
+# ---- the machine -----------------------------------------------------------------------------
 
 
 class CommitterState(Enum):
@@ -157,9 +98,6 @@ class CommitterState(Enum):
     RUNNING = "running"
     FULL = "full"
     POISONED = "poisoned"
-
-
-# ---- the machine -----------------------------------------------------------------------------
 
 
 class Committer:
@@ -181,7 +119,9 @@ class Committer:
         spares_max = policy.spare_segments_max if policy.prepare == "recycle" else 0
         self.pool = SparePool(spares_max, policy.segment_bytes)
         self.queued_bytes = 0
-        """Segments begun in a file that an earlier one had left."""
+        """Bytes of frames that were submitted and are not complete."""
+        self.wake_at_ns: int | None = None
+        """When to call `next_job` again although nothing happened: a group gathers until then."""
         self._identity = identity
         self.segment_sizes: dict[int, int] = {}
         """Bytes of each older segment that can be overwritten in place once it is a spare."""
@@ -198,8 +138,15 @@ class Committer:
         """Bytes of frames that only moved a batch."""
         self._gathered: list[AppendHandle] = []
         """One per record of the job that is being built."""
-        self._outstanding: Job | None = None
+        self._outstanding: deque[Job] = deque()
+        self._jobs_max = JOBS_MAX if policy.driver == "pipeline" else 1
         self._kept: Job | None = None
+        self._unbuilt_bytes = 0
+        """Bytes of frames in the queue, those of records that are in a job not counted."""
+        self._sealed = False
+        """Whether a SEAL was framed: the job that holds it is the last, and makes all durable."""
+        self._urgent = 0
+        """Flushes and seals in the queue: nothing gathers any longer."""
         self._jobs = 0
         self._may_retire = True
         self._retired_last = False
@@ -211,73 +158,103 @@ class Committer:
         Raises RecordTooLargeError, DiskFullError (the queue is bounded), PoisonedLogError,
         ClosedLogError. Records that a recovery would refuse are a bug: AssertionError.
         """
-        self._check_room(records)
-        return self._accept(AppendHandle(records, context), _bounds_after)
+        handle = AppendHandle(records, context)
+        self._check_room(handle.size)
+        return self._accept(handle, bounds_after)
 
     def submit_again(self, records: Sequence[Record], context: object = None) -> AppendHandle:
         """Queue live batches once more; each moves to where its copy lies. Raises as `submit` does.
 
         A batch that was cut or released by what is queued already is a bug, as is a torn one.
         """
-        self._check_room(records)
-        return self._accept(AppendHandle(records, context, again=True), _bounds_of_copy)
+        handle = AppendHandle(records, context, again=True)
+        self._check_room(handle.size)
+        return self._accept(handle, bounds_of_copy)
 
     def insist(self, records: Sequence[Record], context: object) -> AppendHandle:
         """Queue records however long the queue is: the log's own few, which end it or free space."""
-        return self._accept(AppendHandle(records, context), _bounds_after)
+        return self._accept(AppendHandle(records, context), bounds_after)
 
-    def _check_room(self, records: Sequence[Record]) -> None:
-        size = sum(frame_size(len(record.body)) for record in records)
+    def _check_room(self, size: int) -> None:
         if self.queued_bytes and self.queued_bytes + size > self.policy.queue_bytes_max:
             raise self._refusal_now() or DiskFullError(
                 f"{self.queued_bytes} bytes wait for the disk already; free space or wait"
             )
 
-    def _accept(self, handle: AppendHandle, bounds_behind: _Bounds) -> AppendHandle:
+    def _accept(self, handle: AppendHandle, bounds_behind: Bounds) -> AppendHandle:
         if (refusal := self._refusal_now()) is not None:
             raise refusal
         assert handle.records, "an append holds at least one record"
-        longest = max(len(record.body) for record in handle.records)
-        if longest > RECORD_BYTES_MAX:
-            raise RecordTooLargeError(
-                f"a record of {longest} bytes; the limit is {RECORD_BYTES_MAX}"
-            )
+        if handle.size > RECORD_BYTES_MAX:  # one of them may be
+            longest = max(len(record.body) for record in handle.records)
+            if longest > RECORD_BYTES_MAX:
+                raise RecordTooLargeError(
+                    f"a record of {longest} bytes; the limit is {RECORD_BYTES_MAX}"
+                )
         self._enqueue(handle, bounds_behind)
         return handle
 
     def seal(self, context: object) -> AppendHandle:
         """Queue a SEAL; nothing is taken behind it."""
         handle = self.insist([record_of(RecordHeader(Kind.SEAL))], context)
+        self._urgent += 1
         self._refusal = ClosedLogError("the log is being closed")
         return handle
 
-    def next_job(self) -> Job | None:
-        """Return the next job, or None: one is outstanding, nothing is queued, or no space."""
-        if self._outstanding is not None or self.state is not CommitterState.RUNNING:
+    def flush(self, context: object = None) -> AppendHandle:
+        """Return a handle that completes when everything submitted so far is durable.
+
+        Nothing gathers any longer, and a buffered log syncs. Raises as `submit` does.
+        """
+        if (refusal := self._refusal_now()) is not None:
+            raise refusal
+        handle = AppendHandle((), context)
+        self._queue.append((_FLUSH, _NO_FIELDS, handle))
+        self._urgent += 1
+        return handle
+
+    def next_job(self, now_ns: int | None = None) -> Job | None:
+        """Return the next job, or None: enough is outstanding, nothing is due, or no space."""
+        under_way = self._outstanding
+        if self.state is not CommitterState.RUNNING:
+            return None
+        if under_way and (len(under_way) >= self._jobs_max or under_way[-1].alone):
             return None
         if self._kept is not None:
-            self._outstanding, self._kept = self._kept, None
-            return self._outstanding
-        # One segment at a time, and appends in between: freeing many must not delay them.
-        job = None if self._retired_last and self._queue else self._retirement()
-        self._retired_last = job is not None
-        if job is None and self._queue:
-            job = self._build()
-        self._outstanding = job
-        return job
+            job, self._kept = self._kept, None
+            under_way.append(job)
+            return job
+        found: Job | None = None
+        if not under_way:
+            # One segment at a time, and appends in between: freeing many must not delay them.
+            found = None if self._retired_last and self._queue else self._retirement()
+            self._retired_last = found is not None
+        if found is None and self._queue and self._is_due(now_ns):
+            if under_way and self._rolls():
+                return None  # a segment ends durable
+            found = self._build()
+        if found is not None:
+            under_way.append(found)
+        return found
 
     def done(self, job: Job) -> list[AppendHandle]:
-        """Take in that all operations of the outstanding job succeeded; return what completed."""
-        assert job is self._outstanding, "jobs finish one at a time"
-        self._outstanding = None
-        if job.handles:
-            self.head.durable = job.end
+        """Take in that all operations of an outstanding job succeeded, and so of those before it.
+
+        Returns the handles that completed.
+        """
+        assert job in self._outstanding, "only an outstanding job is done"
+        finished: list[Job] = []
+        while not finished or finished[-1] is not job:
+            finished.append(self._outstanding.popleft())
+        self.head.durable = max(self.head.durable, *(each.durable for each in finished))
         completed = []
-        for handle in job.handles:
-            handle.remaining -= 1
-            if handle.remaining == 0:
-                completed.append(handle)
-                self.queued_bytes -= handle.size
+        for each in finished:
+            for handle in each.handles:
+                handle.remaining -= 1
+                if handle.remaining == 0:
+                    handle.synced = each.end <= self.head.durable
+                    completed.append(handle)
+                    self.queued_bytes -= handle.size
         return completed
 
     def failed(self, job: Job, error: OSError, *, synced: bool) -> list[AppendHandle]:
@@ -286,9 +263,10 @@ class Committer:
         No space, and what failed was no sync: the job is kept, state FULL, until `retry`. All
         else is poison. `synced`: whether the operation that failed is one of `BARRIERS`.
         """
-        assert job is self._outstanding, "jobs finish one at a time"
+        assert job in self._outstanding, "only an outstanding job fails"
         if is_no_space(error) and not synced:
-            self._outstanding, self._kept = None, job
+            self._kept = self._outstanding.pop()
+            assert self._kept is job, "jobs are written in order"
             self.state = CommitterState.FULL
             return []
         return self.poison(error.strerror or str(error))
@@ -309,6 +287,12 @@ class Committer:
             return self._refuse(self._refusal)
         return self._refuse(ClosedLogError("the log was closed before this was durable"))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued or under way that could still be done."""
+        running = self.state is CommitterState.RUNNING
+        return not self._outstanding and not (running and self._queue)
+
     def retry(self) -> None:
         """Offer the kept job again: space may have returned."""
         if self.state is CommitterState.FULL:
@@ -320,32 +304,37 @@ class Committer:
         """Return why nothing is taken any more; a new error each time, for a traceback of its own."""
         return None if self._refusal is None else type(self._refusal)(str(self._refusal))
 
-    def _enqueue(self, handle: AppendHandle, bounds_behind: _Bounds) -> None:
+    def _enqueue(self, handle: AppendHandle, bounds_behind: Bounds) -> None:
         """Queue the records of a handle, all or (if one is wrong) none."""
         bounds: dict[int, tuple[int, int]] = {}
         taken = []
+        again = handle.again
         for record in handle.records:
             fields = fields_of(record.header)
             assert fields[5] == len(record.body), "the header counts its body's bytes"
-            if handle.again or fields[0] in _INDEXED:
+            if again or fields[0] in _INDEXED:
                 group = fields[1]
-                before = bounds.get(group) or self._bounds.get(group, (0, 1))
-                bounds[group] = bounds_behind(fields, *before)
+                released, following = bounds.get(group) or self._bounds.get(group, (0, 1))
+                if fields[0] == _BATCH and fields[4] == following and fields[2] and not again:
+                    bounds[group] = released, following + fields[2]  # as `bounds_after` says
+                else:
+                    bounds[group] = bounds_behind(fields, released, following)
             taken.append((record, fields, handle))
         self._queue.extend(taken)
         self._bounds.update(bounds)
         self.queued_bytes += handle.size
+        self._unbuilt_bytes += handle.size
 
     def _refuse(self, error: WalError) -> list[AppendHandle]:
         """Give up what waits, and refuse what comes."""
         self._refusal = error
-        waiting = [*self._gathered, *(handle for _, _, handle in self._queue)]
-        for job in (self._outstanding, self._kept):
-            if job is not None:
-                waiting = [*job.handles, *waiting]
+        jobs = [*self._outstanding, *([self._kept] if self._kept is not None else [])]
+        waiting = [handle for job in jobs for handle in job.handles]
+        waiting += [*self._gathered, *(handle for _, _, handle in self._queue)]
         self._queue.clear()
         self._gathered.clear()
-        self._outstanding = self._kept = None
+        self._outstanding.clear()
+        self._kept = None
         victims = list(dict.fromkeys(waiting))
         for handle in victims:
             handle.error = error
@@ -353,78 +342,177 @@ class Committer:
 
     # ---- building a job ------------------------------------------------------------------
 
+    def _is_due(self, now_ns: int | None) -> bool:
+        """Tell whether what is queued is to be written now; sets `wake_at_ns` if it is not."""
+        policy = self.policy
+        if policy.gather_us and now_ns is not None and not self._is_full():
+            if self.wake_at_ns is None:
+                self.wake_at_ns = now_ns + policy.gather_us * 1_000
+            if now_ns < self.wake_at_ns:
+                return False
+        self.wake_at_ns = None
+        return True
+
+    def _is_full(self) -> bool:
+        """Tell whether a group that gathers has enough, or somebody wants it now."""
+        records, size = self.policy.gather_records, self.policy.gather_bytes
+        return (
+            self._urgent > 0 or 0 < records <= len(self._queue) or 0 < size <= self._unbuilt_bytes
+        )
+
+    def _rolls(self) -> bool:
+        """Tell whether the next record begins a new segment."""
+        record, _, _ = self._queue[0]
+        if record is _FLUSH:
+            return False
+        head, wanted = self.head, frame_size(len(record.body))
+        return not head.number or head.offset + wanted > self.policy.segment_bytes
+
     def _build(self) -> Job:
+        policy, head = self.policy, self.head
         operations: list[Operation] = []
         buffers: list[Buffer] = []
-        handles = self._gathered
-        entries = 0
-        start = self._roll(operations, buffers)
-        size = sum(len(buffer) for buffer in buffers)
-        policy, head = self.policy, self.head
-        while self._queue and len(handles) < policy.job_records_max:
-            record, fields, handle = self._queue[0]
-            wanted = frame_size(fields[5])
-            if handles and size + wanted > policy.job_bytes_max:
-                break
-            # The first record fits, or has a fresh segment to itself whatever its size.
-            if handles and head.offset + wanted > policy.segment_bytes:
-                break
-            self._queue.popleft()
-            handles.append(handle)
-            position = head.position
-            handle.positions.append(position)
-            if fields[0] not in _OWN:
-                tail = self.groups.get(fields[1])
-                if tail is None:
-                    tail = self.groups[fields[1]] = GroupTail()
-                fresh = tail.take(record, fields, position)
-                entries += fresh
-                if handle.again:
-                    assert not fresh, "a copy is of a batch that lives"
-                    self.bytes_copied += wanted
-                self._may_retire = self._may_retire or handle.again or fields[0] in _FREEING
-            self._frame(record, buffers)
-            size += wanted
-        assert handles, "a job carries at least one record"
+        operations += drop_behind(policy, head)
+        begins = self._rolls()
+        durable = self._begin_segment(operations, buffers) if begins else head.durable
+        start = 0 if begins else head.offset
+        entries = self._take(buffers, head.offset - start)
+        flushes = self._take_flushes()
+        assert self._gathered, "a job carries at least one record"
+        size = head.offset - start
         name = segment_name(head.number)
-        self._prepare_ahead(name, operations)
-        operations.append(Write(name, start, tuple(buffers), size))
-        operations.append(Sync(name))
-        return self._job(operations, entries, size)
+        if size:
+            operations += prepare_ahead(policy, head)
+            operations.append(Write(name, start, tuple(buffers), size))
+        if policy.commit == "buffered" and not flushes and not self._sealed:
+            operations += write_behind(policy, head, size)
+            return self._job(operations, entries=entries, size=size, durable=durable)
+        head.dirty = 0
+        is_synced = policy.sync == "o_dsync" and size > 0
+        if not is_synced:
+            operations.append(Sync(name))
+        return self._job(
+            operations,
+            entries=entries,
+            size=size,
+            durable=head.position,
+            flushes=flushes,
+            syncs=int(is_synced),
+        )
 
-    def _job(self, operations: list[Operation], entries: int, size: int) -> Job:
+    def _take(self, buffers: list[Buffer], size: int) -> int:
+        """Frame what is queued at the head, up to a flush or a limit; return the entries in it.
+
+        `size`: bytes of the write so far. This runs once per record: a function call less is 2 %.
+        """
+        policy, head, handles, queue = self.policy, self.head, self._gathered, self._queue
+        records_max, bytes_max = policy.records_per_job, policy.bytes_per_job
+        uid, durable, base = head.uid, head.durable, position_at(head.number, 0)
+        sequence, offset = head.sequence, head.offset
+        before, entries = offset, 0
+        while queue and queue[0][0] is not _FLUSH:
+            record, fields, handle = queue[0]
+            wanted = frame_size(fields[5])
+            # The first record fits, or has a fresh segment to itself whatever its size.
+            if handles and (
+                len(handles) >= records_max
+                or size + wanted > bytes_max
+                or offset + wanted > policy.segment_bytes
+            ):
+                break
+            queue.popleft()
+            handles.append(handle)
+            handle.positions.append(base + offset)
+            if fields[0] not in _OWN:
+                entries += self._follow(record, fields, handle, base + offset)
+            elif fields[0] == _SEAL:
+                self._sealed = True
+                self._urgent -= 1
+            length = FRAME_BYTES_MIN + fields[5]
+            buffers.append(frame_head(uid, sequence, durable, length, record.header))
+            if fields[5]:
+                buffers.append(record.body)
+            if wanted != length:
+                buffers.append(padding_for(length))
+            sequence += 1
+            offset += wanted
+            size += wanted
+        head.sequence, head.offset = sequence, offset
+        self._unbuilt_bytes -= offset - before
+        return entries
+
+    def _take_flushes(self) -> int:
+        """Take the flushes that stand at the front of the queue; return how many."""
+        flushes, queue = 0, self._queue
+        while queue and queue[0][0] is _FLUSH:
+            self._gathered.append(queue.popleft()[2])
+            flushes += 1
+        self._urgent -= flushes
+        return flushes
+
+    def _follow(self, record: Record, fields: Fields, handle: AppendHandle, position: int) -> int:
+        """Let a group's tail follow a record that is about to be framed; return its new entries."""
+        tail = self.groups.get(fields[1])
+        if tail is None:
+            tail = self.groups[fields[1]] = GroupTail()
+        fresh = tail.take(record, fields, position)
+        if handle.again:
+            assert not fresh, "a copy is of a batch that lives"
+            self.bytes_copied += frame_size(fields[5])
+            self._may_retire = True
+        elif fields[0] in _FREEING:
+            self._may_retire = True
+        return fresh
+
+    def _job(
+        self,
+        operations: list[Operation],
+        *,
+        durable: int,
+        entries: int = 0,
+        size: int = 0,
+        flushes: int = 0,
+        syncs: int = 0,
+        alone: bool = False,
+    ) -> Job:
         self._jobs += 1
         handles, self._gathered = tuple(self._gathered), []
-        end, frames = self.head.position, len(handles)
-        return Job(tuple(operations), handles, end, frames, entries, size, self._jobs)
+        end = self.head.position
+        return Job(
+            operations=tuple(operations),
+            handles=handles,
+            end=end,
+            frames=len(handles) - flushes,
+            entries=entries,
+            bytes_written=size,
+            number=self._jobs,
+            durable=durable,
+            syncs=syncs + [type(operation) for operation in operations].count(Sync),
+            alone=alone,
+        )
 
-    def _roll(self, operations: list[Operation], buffers: list[Buffer]) -> int:
-        """Begin a new segment if the next record does not fit; return where the write starts."""
+    def _begin_segment(self, operations: list[Operation], buffers: list[Buffer]) -> int:
+        """Begin a new segment; return up to where the log is durable once that is done."""
         head = self.head
-        wanted = frame_size(len(self._queue[0][0].body))
-        if head.number and head.offset + wanted <= self.policy.segment_bytes:
-            return head.offset
         previous, previous_end = head.number, head.position
-        if not previous:
-            previous_end = 0
-        assert not previous or head.durable == previous_end, "a segment ends durable"
         if previous:
+            if head.durable != previous_end:
+                assert self.policy.commit == "buffered", "a segment ends durable"
+                operations.append(Sync(segment_name(previous)))
+            operations += drop_rest(self.policy, head)
             self.segment_sizes[previous] = head.filled_to
         number = head.number + 1
         spare = self.pool.take()
         name = segment_name(number)
-        if spare is not None:
-            operations.append(Rename(spare.name, name))
-        else:
-            operations.append(Create(name))
-            if self.policy.prepare == "fallocate":
-                operations.append(Allocate(name, self.policy.segment_bytes))
+        operations.append(Create(name) if spare is None else Rename(spare.name, name))
         operations.append(SyncDir())
         head.number, head.offset, head.uid = number, 0, self._draw_uid()
+        head.dropped_to = head.dirty = 0
         self._may_retire = True
         head.filled_to = spare.size if spare is not None else 0
         self.segments_recycled += spare is not None
         if previous == 0:
+            previous_end = 0
             head.oldest = number
             head.durable = position_at(number, 0)
         groups = tuple(tail.checkpoint(group) for group, tail in sorted(self.groups.items()))
@@ -432,7 +520,7 @@ class Committer:
             self._identity, number, previous, previous_end, spare is not None, groups
         )
         self._frame(checkpoint.record(), buffers)
-        return 0
+        return max(head.durable, previous_end)
 
     def _frame(self, record: Record, buffers: list[Buffer]) -> None:
         """Add one frame at the head."""
@@ -447,56 +535,28 @@ class Committer:
         head.sequence += 1
         head.offset += length
 
-    def _prepare_ahead(self, name: str, operations: list[Operation]) -> None:
-        """Write zeros in steps so that the head never meets an unwritten block."""
-        head, policy = self.head, self.policy
-        if policy.prepare not in ("recycle", "zero_fill") or head.offset <= head.filled_to:
-            return
-        target = max(
-            head.offset, min(head.filled_to + policy.fill_step_bytes, policy.segment_bytes)
-        )
-        operations.append(ZeroFill(name, head.filled_to, target - head.filled_to))
-        head.filled_to = target
-
     # ---- releasing segments --------------------------------------------------------------
 
     def _retirement(self) -> Job | None:
         """Return a job that gives back the oldest segment if no group needs it.
 
         One at a time, each made durable before the next: whatever a crash keeps of the directory's
-        changes, the segments that are left follow one another.
+        changes, the segments that are left follow one another. What freed it is durable before.
         """
         head = self.head
-        if not self._may_retire or head.oldest >= head.number or head.durable != head.position:
+        if not self._may_retire or head.oldest >= head.number:
             return None
         for tail in self.groups.values():
             if head.oldest in tail.segments:
                 self._may_retire = False
                 return None
+        if head.durable != head.position:
+            assert self.policy.commit == "buffered", "nothing is under way"
+            head.dirty = 0
+            sync: list[Operation] = [Sync(segment_name(head.number))]
+            return self._job(sync, durable=head.position, alone=True)
         size = self.segment_sizes.pop(head.oldest, 0)
         operations: list[Operation] = [self.pool.retire(head.oldest, size), SyncDir()]
         head.oldest += 1
         self.segments_released += 1
-        return self._job(operations, 0, 0)
-
-
-def _bounds_after(fields: Fields, released: int, following: int) -> tuple[int, int]:
-    """Return (released index, next index) of a group behind a record; AssertionError for a bug."""
-    kind, group, count, _, index, _ = fields
-    if kind == _BATCH:
-        assert count, f"group {group}: a batch without entries"
-        assert index == following, f"group {group}: a batch at {index}, not at {following}"
-        return released, index + count
-    if kind == _TRUNCATE:
-        expected = f"between {released + 1} and {following}"
-        assert released < index <= following, f"group {group}: a cut at {index}, not {expected}"
-        return released, index
-    return max(released, index), max(following, index + 1)
-
-
-def _bounds_of_copy(fields: Fields, released: int, following: int) -> tuple[int, int]:
-    """Check that a record can be the copy of a live batch: it moves no bound."""
-    kind, group, count, _, index, _ = fields
-    assert kind == _BATCH, "only batches are appended again"
-    assert released < index < index + count <= following, f"group {group}: no copy of {index}"
-    return released, following
+        return self._job(operations, durable=head.durable, alone=True)

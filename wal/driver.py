@@ -1,9 +1,9 @@
-"""Who performs the committer's jobs: a thread, the caller, or (elsewhere) a simulator.
+"""Who performs the committer's jobs: a thread, the caller, two threads, or a simulator.
 
-`SegmentIO` performs one operation at a time over a `Filesystem`. A driver owns the calls to the
-committer, and sees to it that what was submitted gets done. The simulator's driver is in
-`cluster/sim`: it performs the same operations at times of its own event heap, and crashes between
-them.
+`wal.segment_io` performs one operation at a time over a `Filesystem`. A driver owns the calls to the
+committer, and sees to it that what was submitted gets done. The driver with two threads is in
+`wal.pipeline`, the simulator's in `cluster/sim`: it performs the same operations at times of its own
+event heap, and crashes between them.
 """
 
 from __future__ import annotations
@@ -14,19 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from wal.committer import AppendHandle, Committer, Job
-from wal.filesystem import File, Filesystem
-from wal.operations import (
-    BARRIERS,
-    Allocate,
-    Create,
-    Operation,
-    Rename,
-    Sync,
-    SyncDir,
-    Unlink,
-    Write,
-    ZeroFill,
-)
+from wal.operations import BARRIERS, Operation
+from wal.segment_io import SegmentIO
 
 __all__ = ["Driver", "InlineDriver", "JobRunner", "SegmentIO", "SyncTimes", "ThreadDriver"]
 
@@ -34,70 +23,6 @@ BUCKETS: Final = 40
 """Of the histograms: the last one begins at 2^38 µs, three days."""
 
 OnComplete = Callable[[Sequence[AppendHandle]], None]
-
-
-class SegmentIO:
-    """Performs single operations in one directory; keeps the head's file open. One thread."""
-
-    __slots__ = ("_directory", "_file", "_fs", "_name")
-
-    def __init__(self, fs: Filesystem, directory: str) -> None:
-        """Work in `directory`, which exists."""
-        self._fs = fs
-        self._directory = directory
-        self._file: File | None = None
-        self._name = ""
-
-    def perform(self, operation: Operation) -> None:
-        """Perform one operation; OSError as the disk says. See `wal.operations` on repeating."""
-        match operation:
-            case Write(name, offset, buffers):
-                self._open(name).pwritev(buffers, offset)
-            case Sync(name):
-                self._open(name).datasync()
-            case ZeroFill(name, offset, length):
-                self._open(name).zero_fill(offset, length)
-            case Create(name):
-                self._create(name)
-            case Allocate(name, length):
-                self._open(name).allocate(0, length)
-            case Rename(source, target):
-                self._rename(source, target)
-            case Unlink(name):
-                if self._fs.exists(self._path(name)):
-                    self._fs.unlink(self._path(name))
-            case SyncDir():
-                self._fs.sync_dir(self._directory)
-
-    def close(self) -> None:
-        """Close the open file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-            self._name = ""
-
-    def _path(self, name: str) -> str:
-        return f"{self._directory}/{name}"
-
-    def _open(self, name: str) -> File:
-        if self._file is None or self._name != name:
-            self.close()
-            self._file = self._fs.open(self._path(name))
-            self._name = name
-        return self._file
-
-    def _create(self, name: str) -> None:
-        self.close()
-        path = self._path(name)
-        if self._fs.exists(path):
-            self._open(name).truncate(0)
-            return
-        self._file = self._fs.open(path, create=True)
-        self._name = name
-
-    def _rename(self, source: str, target: str) -> None:
-        if self._fs.exists(self._path(source)):
-            self._fs.rename(self._path(source), self._path(target))
 
 
 class SyncTimes:
@@ -162,22 +87,41 @@ class JobRunner:
     def perform(self, job: Job) -> tuple[OSError, bool] | None:
         """Perform a job's operations; return (error, whether a sync failed) if one did."""
         started = self.clock()
-        for operation in job.operations:
+        failure = self.perform_each(job.operations)
+        if failure is None:
+            self.count([job], job.syncs, self.clock() - started)
+        return failure
+
+    def perform_each(self, operations: Sequence[Operation]) -> tuple[OSError, bool] | None:
+        """Perform operations in order, up to one that fails; return as `perform` does."""
+        for operation in operations:
             try:
                 self.io.perform(operation)
             except OSError as error:
                 return error, isinstance(operation, BARRIERS)
-        if job.handles:
-            elapsed_ns = self.clock() - started
-            self.syncs += 1
-            self.times.add(elapsed_ns)
-            self.sync_entries[bucket_of(job.entries)] += 1
-            self.sync_latency_us[bucket_of(elapsed_ns // 1_000)] += 1
-        self.jobs += 1
-        self.bytes_written += job.bytes_written
-        self.entries += job.entries
-        self.frames += job.frames
         return None
+
+    def count(self, jobs: Sequence[Job], syncs: int, elapsed_ns: int) -> None:
+        """Count jobs that are done; their records became durable by `syncs` syncs, together."""
+        self.syncs += syncs
+        self.jobs += len(jobs)
+        entries = 0
+        for job in jobs:
+            entries += job.entries
+            self.frames += job.frames
+            self.bytes_written += job.bytes_written
+        self.entries += entries
+        if syncs:
+            self.times.add(elapsed_ns)
+            self.sync_entries[bucket_of(entries)] += 1
+            self.sync_latency_us[bucket_of(elapsed_ns // 1_000)] += 1
+
+    def patience_s(self, now_ns: int | None) -> float | None:
+        """Return how long a group gathers from now on; None: until something is submitted."""
+        wake_at_ns = self.committer.wake_at_ns
+        if wake_at_ns is None or now_ns is None:
+            return None
+        return max(0, wake_at_ns - now_ns) / 1e9
 
     def settle(self, job: Job, failure: tuple[OSError, bool] | None) -> list[AppendHandle]:
         """Tell the committer how a job ended; return the handles that completed or failed."""
@@ -213,7 +157,7 @@ class InlineDriver:
 
     def _run(self) -> None:
         runner = self._runner
-        while (job := runner.committer.next_job()) is not None:
+        while (job := runner.committer.next_job(runner.clock())) is not None:
             try:
                 handles = runner.settle(job, runner.perform(job))
             except BaseException as error:
@@ -287,9 +231,10 @@ class ThreadDriver:
     def _await_job(self) -> Job | None:
         with self._condition:
             while True:
-                job = self._runner.committer.next_job()
+                now_ns = None if self._closing else self._runner.clock()
+                job = self._runner.committer.next_job(now_ns)
                 if job is not None:
                     return job
                 if self._closing:
                     return None
-                self._condition.wait()
+                self._condition.wait(self._runner.patience_s(now_ns))

@@ -181,8 +181,8 @@ tuple, because it is made once per frame on both paths, and a `RecordHeader` cos
 
 def fields_of(header: bytes) -> Fields:
     """Return the fields of a header that was made in this process; nothing is checked."""
-    kind, group, count, term, base_index, payload_len = _FIELDS.unpack(header)
-    return kind, group, count, term, base_index, payload_len
+    fields: Fields = _FIELDS.unpack(header)
+    return fields
 
 
 def flags_of(header: Buffer) -> int:
@@ -281,8 +281,7 @@ def encode_prefix(prefix: FramePrefix, header: bytes) -> bytes:
 def frame_head(uid: int, sequence: int, durable_pos: int, frame_len: int, header: bytes) -> bytes:
     """Do what `encode_prefix` does, without a value in between: this runs once per frame."""
     head = _PREFIX.pack(uid, sequence, durable_pos, frame_len)
-    bound = memoryview(header)[: -_CRC.size]
-    return head + _CRC.pack(crc32c(bound, crc32c(head))) + header
+    return head + _CRC.pack(crc32c(head + header[: -_CRC.size])) + header
 
 
 def decode_head(

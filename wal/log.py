@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from wal.checksum import crc32c
 from wal.committer import AppendHandle, Committer, CommitterState, Head
-from wal.driver import Driver, InlineDriver, JobRunner, OnComplete, SegmentIO, ThreadDriver
+from wal.driver import Driver, InlineDriver, JobRunner, OnComplete, ThreadDriver
 from wal.errors import (
     ClosedLogError,
     CorruptLogError,
@@ -29,7 +29,7 @@ from wal.errors import (
     ReleasedError,
     is_no_space,
 )
-from wal.filesystem import Filesystem, Lock, ReadFile
+from wal.filesystem import Filesystem, Lock, ReadFile, TunableFilesystem
 from wal.frame import (
     FRAME_BYTES_MIN,
     HEADER_BYTES,
@@ -41,7 +41,8 @@ from wal.frame import (
     record_of,
     release_record,
 )
-from wal.policy import SyncPolicy
+from wal.pipeline import PipelineDriver
+from wal.policy import Capability, DriverName, Missing, SyncPolicy, needs, settle
 from wal.pool import Spare
 from wal.recovery import BatchRef, Recovered, cut, recover
 from wal.sealed import forget_sealed, write_sealed
@@ -53,9 +54,10 @@ from wal.segment import (
     segment_name,
     spare_number,
 )
+from wal.segment_io import SegmentIO
 from wal.tail import GroupTail
 
-__all__ = ["Log", "LogStats", "OpenOptions", "inline_driver", "thread_driver"]
+__all__ = ["Log", "LogStats", "OpenOptions", "inline_driver", "pipeline_driver", "thread_driver"]
 
 READERS_MAX: Final = 16
 """Segments kept open for reading: 1 GiB of followers' backlog at 64 MiB each."""
@@ -73,6 +75,18 @@ def inline_driver(runner: JobRunner, on_complete: OnComplete) -> Driver:
     return InlineDriver(runner, on_complete)
 
 
+def pipeline_driver(runner: JobRunner, on_complete: OnComplete) -> Driver:
+    """Drive the log with a thread that writes and one that syncs."""
+    return PipelineDriver(runner, on_complete)
+
+
+_DRIVERS: Final[Mapping[DriverName, MakeDriver]] = {
+    "thread": thread_driver,
+    "inline": inline_driver,
+    "pipeline": pipeline_driver,
+}
+
+
 def _no_clock() -> int:
     return 0
 
@@ -86,11 +100,13 @@ class OpenOptions:
     """How to open a log."""
 
     policy: SyncPolicy = field(default_factory=SyncPolicy)
-    make_driver: MakeDriver = thread_driver
+    make_driver: MakeDriver | None = None
+    """Who performs the jobs; None: as the policy says."""
     draw_uid: Callable[[], int] = lambda: secrets.randbits(64)
     """A fresh random u64 per segment use; the simulator draws it from its seed."""
     clock: Callable[[], int] = _no_clock
-    """A monotonic clock in ns, for latencies only; without one they read 0."""
+    """A monotonic clock in ns, for latencies and for groups that gather. Without one latencies read
+    0, and a policy with `gather_us` is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +133,8 @@ class LogStats:
     """Syncs by entries: bucket n counts those below 2^n, from 0; empty buckets at the end are cut."""
     sync_latency_us: tuple[int, ...]
     """Syncs by time in µs, likewise."""
+    missing: tuple[Missing, ...]
+    """What the policy asked for and the file system cannot do, and what happens instead."""
 
 
 class Log:
@@ -135,6 +153,7 @@ class Log:
         self._driver: Driver | None = None
         self._readers: OrderedDict[int, ReadFile] = OrderedDict()
         self._closed = False
+        self._missing: tuple[Missing, ...] = ()
 
     @classmethod
     def open(
@@ -147,19 +166,25 @@ class Log:
         """Lock, recover and open a directory (created if absent); return the log and what it held.
 
         Raises LockedError, CorruptLogError, IdentityMismatchError, OtherFormatError: the directory is
-        then unchanged. Raises OSError. The lock is given back in any case.
+        then unchanged. Raises OSError. The lock is given back in any case. What the policy asks for and
+        the file system cannot do is in `LogStats.missing`.
         """
         options = options or OpenOptions()
+        if options.policy.gather_us and options.clock is _no_clock:
+            raise ValueError("a policy with gather_us needs OpenOptions.clock")
         fs.mkdirs(directory)
         with ExitStack() as undo:
             lock = fs.lock(f"{directory}/{LOCK_NAME}")
             undo.callback(lock.release)
             found = recover(fs, directory, identity)
             _settle_end(fs, found)
-            committer = _committer_at(fs, found, identity, options)
-            runner = JobRunner(committer, SegmentIO(fs, directory), options.clock)
+            policy, missing = settle(options.policy, _present(fs, directory, options.policy))
+            committer = _committer_at(fs, found, identity, replace(options, policy=policy))
+            runner = JobRunner(committer, SegmentIO(fs, directory, policy), options.clock)
             log = cls(fs, directory, lock, runner)
-            log._driver = options.make_driver(runner, log._completed)
+            log._missing = missing
+            make_driver = options.make_driver or _DRIVERS[policy.driver]
+            log._driver = make_driver(runner, log._completed)
             undo.callback(log._driver.close)
             log.append([record_of(RecordHeader(Kind.OPEN))], context=_INTERNAL)
             undo.pop_all()
@@ -168,6 +193,7 @@ class Log:
     def append(self, records: Sequence[Record], context: object = None) -> AppendHandle:
         """Queue records, in order, behind all earlier ones; the handle says when they are durable.
 
+        In a buffered log it says when the operating system has them (`wal.policy.Commit`).
         A handle with a `context` completes through `on_complete`, one without by `wait`. Raises
         PoisonedLogError, DiskFullError (too much waits already), RecordTooLargeError,
         ClosedLogError. The batches of a group follow one another without a gap.
@@ -184,6 +210,14 @@ class Log:
         """
         assert self._driver is not None
         return self._driver.submit(lambda: self._committer.submit_again(records, context))
+
+    def flush(self, context: object = None) -> AppendHandle:
+        """Make all that was appended so far durable; the handle says when. Raises as `append` does.
+
+        Only logs that gather or are buffered need it: others are on their way already.
+        """
+        assert self._driver is not None
+        return self._driver.submit(lambda: self._committer.flush(context))
 
     def release(self, group: int, index: int, term: int) -> AppendHandle:
         """Record that `group` needs nothing up to `index`; frees segments once it is durable.
@@ -283,6 +317,7 @@ class Log:
             bytes_copied=committer.bytes_copied,
             sync_entries=_trimmed(runner.sync_entries),
             sync_latency_us=_trimmed(runner.sync_latency_us),
+            missing=self._missing,
         )
 
     def seal_and_close(self) -> bool:
@@ -379,6 +414,15 @@ def _trimmed(buckets: Sequence[int]) -> tuple[int, ...]:
 
 _INTERNAL: Final = object()
 """Context of the log's own records: nobody waits for them."""
+
+
+def _present(fs: Filesystem, directory: str, policy: SyncPolicy) -> frozenset[Capability]:
+    """Return what a file system can do, as far as the policy wants to know."""
+    if not needs(policy):
+        return frozenset()
+    if isinstance(fs, TunableFilesystem):
+        return fs.capabilities(directory)
+    return frozenset({"fallocate"})  # `File.allocate`, which every file system of ours has
 
 
 def _settle_end(fs: Filesystem, found: Recovered) -> None:

@@ -14,8 +14,10 @@ __all__ = [
     "BARRIERS",
     "Allocate",
     "Create",
+    "DropCache",
     "Operation",
     "Rename",
+    "StartWriteback",
     "Sync",
     "SyncDir",
     "Unlink",
@@ -62,7 +64,7 @@ class ZeroFill:
 
 @dataclass(frozen=True, slots=True)
 class Allocate:
-    """Reserve blocks without writing them."""
+    """Reserve blocks up to `length` without writing them."""
 
     name: str
     length: int
@@ -85,7 +87,36 @@ class Sync:
     name: str
 
 
-Operation = Create | Rename | Unlink | SyncDir | ZeroFill | Allocate | Write | Sync
+@dataclass(frozen=True, slots=True)
+class DropCache:
+    """Let durable bytes leave the page cache. Advice: it may be ignored, and changes nothing."""
+
+    name: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartWriteback:
+    """Begin to write dirty bytes to the disk, waiting for nothing. Makes nothing durable."""
+
+    name: str
+    offset: int
+    length: int
+
+
+Operation = (
+    Create
+    | Rename
+    | Unlink
+    | SyncDir
+    | ZeroFill
+    | Allocate
+    | Write
+    | Sync
+    | DropCache
+    | StartWriteback
+)
 
 BARRIERS: Final = (Sync, SyncDir)
 """What makes others durable. One that failed is not repeated: the next would succeed and lie."""

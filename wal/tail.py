@@ -74,7 +74,10 @@ class GroupTail:
             if live and index <= live[-1][1]:
                 self._move(index, index + count - 1, position)
                 return 0
-            self.add(index, index + count - 1, position)
+            # As `add` does, without the call: this runs once per frame.
+            live.append((index, index + count - 1, position))
+            number = position >> 32
+            self.segments[number] = self.segments.get(number, 0) + 1
             return count
         if kind == _HARD_STATE:
             self.term = term

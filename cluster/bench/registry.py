@@ -18,6 +18,11 @@ BENCHES: Final[Mapping[str, LazyVerb]] = {
         "replication_command",
         "Puts per second and MB/s, beside what Python can do with no Raft.",
     ),
+    "wal": LazyVerb(
+        "cluster.cli_bench",
+        "wal_command",
+        "What each optimisation of the write-ahead log is worth on this disk.",
+    ),
     "dashboard": LazyVerb(
         "cluster.cli_bench",
         "dashboard_command",

@@ -5,6 +5,9 @@ What a log may rely on is exactly what is modelled: content survives a power cut
 keeps a random subset of the 512-byte sectors, any size between the old and the new one, and a
 random prefix or any subset of the directory operations (a rename is one operation). A process that is killed loses nothing but its handles.
 
+It is tunable: direct files take whole blocks at their place only, a write to a file with `dsync` is
+durable in its range when it returns, and advice about the cache changes nothing.
+
 `before` is called ahead of every change; it may raise OSError (a fault) or `PowerCut` (the end).
 """
 
@@ -16,9 +19,14 @@ import random
 from collections.abc import Callable, Sequence
 
 from wal.errors import LockedError
-from wal.filesystem import Buffer
+from wal.filesystem import Buffer, FileMode
+from wal.policy import Capability
 
 SECTOR = 512
+BLOCK = 4096
+EVERYTHING: frozenset[Capability] = frozenset(
+    {"fallocate", "o_direct", "o_dsync", "fadvise", "sync_file_range"}
+)
 
 
 class PowerCut(BaseException):
@@ -63,6 +71,19 @@ class Inode:
             self.durable[start : min(start + SECTOR, size)] = self.seen[start : start + SECTOR]
         self.dirty.clear()
 
+    def flush_range(self, start: int, end: int) -> None:
+        """Make what was written there durable, and the size that it takes; nothing else."""
+        if end > len(self.durable):
+            self.durable.extend(bytes(end - len(self.durable)))
+        for sector in sorted(self.dirty):
+            first = sector * SECTOR
+            if start <= first and min(first + SECTOR, len(self.seen)) <= end:
+                self.durable[first : first + SECTOR] = self.seen[first : min(first + SECTOR, end)]
+                self.dirty.discard(sector)
+            elif first < end and first + SECTOR > start:
+                low, high = max(first, start), min(first + SECTOR, end)
+                self.durable[low:high] = self.seen[low:high]
+
     def power_cut(self, rng: random.Random) -> None:
         if not self.dirty and len(self.seen) == len(self.durable):
             # A sync that failed may have left clean sectors that never reached the disk.
@@ -83,9 +104,12 @@ class Inode:
 
 
 class CrashFile:
-    """`wal.filesystem.File`; dies with its process."""
+    """`wal.filesystem.TunedFile`; dies with its process."""
 
-    def __init__(self, fs: CrashFilesystem, inode: Inode, path: str) -> None:
+    def __init__(
+        self, fs: CrashFilesystem, inode: Inode, path: str, mode: FileMode | None = None
+    ) -> None:
+        self._mode = mode or FileMode()
         self._fs = fs
         self._inode = inode
         self._path = path
@@ -94,7 +118,26 @@ class CrashFile:
 
     def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:
         self._change("pwritev")
-        self._write(b"".join(bytes(buffer) for buffer in buffers), offset)
+        data = b"".join(bytes(buffer) for buffer in buffers)
+        if self._mode.direct:
+            assert offset % BLOCK == len(data) % BLOCK == 0, f"{offset}, {len(data)}: no blocks"
+        self._write(data, offset)
+        if self._mode.dsync:
+            self._change("datasync")
+            self._fs.syncs += 1
+            if not self._fs.lies:
+                self._inode.flush_range(offset, offset + len(data))
+
+    def drop_cache(self, offset: int, length: int) -> None:
+        self._alive()
+        self._fs.advice.append(("drop", offset, length))
+        first, last = offset // SECTOR, (offset + length - 1) // SECTOR
+        dirty = [sector for sector in self._inode.dirty if first <= sector <= last]
+        assert not dirty, "what is dropped is durable"
+
+    def start_writeback(self, offset: int, length: int) -> None:
+        self._alive()
+        self._fs.advice.append(("write", offset, length))
 
     def pread(self, length: int, offset: int) -> bytes:
         self._alive()
@@ -189,6 +232,8 @@ class CrashFilesystem:
         self.syncs = 0
         self.changes = 0
         self.lies = False
+        self.advice: list[tuple[str, int, int]] = []
+        self.can: frozenset[Capability] = EVERYTHING
         self.capacity: int | None = None
         self.before: Callable[[str, str], None] = lambda operation, path: None
 
@@ -206,6 +251,14 @@ class CrashFilesystem:
 
     def open_read(self, path: str) -> CrashFile:
         return CrashFile(self, self._inode(path), path)
+
+    def open_tuned(self, path: str, mode: FileMode) -> CrashFile:
+        assert not mode.direct or "o_direct" in self.can
+        assert not mode.dsync or "o_dsync" in self.can
+        return CrashFile(self, self._inode(path), path, mode)
+
+    def capabilities(self, directory: str) -> frozenset[Capability]:
+        return self.can
 
     def exists(self, path: str) -> bool:
         return path in self.names or path in self.directories

@@ -24,12 +24,12 @@ from wal import (
     OpenOptions,
     OsFilesystem,
     Record,
+    SegmentIO,
     SyncPolicy,
     batch_record,
     recover,
 )
 from wal.checksum import active, crc32c
-from wal.driver import SegmentIO
 from wal.frame import FramePrefix, RecordHeader, encode_prefix, padding_for
 
 ROUNDS = 5

@@ -61,6 +61,35 @@ class StepDriver:
         return True
 
 
+POLICIES: dict[str, str] = {
+    "natural": "prepare=recycle",
+    "zero_fill": "prepare=zero_fill",
+    "fallocate": "prepare=fallocate",
+    "append": "prepare=append",
+    "naive": "naive",
+    "count": "gather_us=10000,gather_records=5",
+    "bytes": "gather_us=10000,gather_bytes=6000",
+    "time": "gather_us=3000",
+    "buffered": "buffered",
+    "buffered, written behind": "buffered,writeback_bytes=8192,prepare=append",
+    "fsync": "sync=fsync",
+    "o_dsync": "sync=o_dsync",
+    "o_dsync, append": "sync=o_dsync,prepare=append",
+    "direct": "io=direct",
+    "direct, append": "io=direct,prepare=append",
+    "direct, fallocate": "io=direct,prepare=fallocate",
+    "direct, o_dsync": "io=direct,sync=o_dsync",
+    "pipeline": "driver=pipeline",
+    "pipeline, direct": "driver=pipeline,io=direct",
+    "pipeline, o_dsync": "driver=pipeline,sync=o_dsync",
+    "pipeline, buffered": "driver=pipeline,commit=buffered",
+    "pipeline, time": "driver=pipeline,gather_us=2000",
+    "drop": "page_cache=drop",
+    "all": "gather_us=5000,gather_records=7,io=direct,driver=pipeline,page_cache=drop",
+}
+"""A policy of every kind, as a person writes it; the crash tests run over each."""
+
+
 def uids() -> Callable[[], int]:
     """Return a source of segment uids: distinct, and the same in every run."""
     counter = itertools.count(1)
