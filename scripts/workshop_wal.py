@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import sys
 import tempfile
 import termios
@@ -67,7 +68,8 @@ def main(
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        click.echo(err=True)
+        with contextlib.suppress(OSError):  # the terminal may be what went away
+            click.echo(err=True)
         sys.exit(130)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -104,10 +106,13 @@ def _key() -> str:
         tty.setcbreak(descriptor)
         pressed = sys.stdin.read(1)
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # a terminal that is gone needs no restoring
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
     return pressed or "q"
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # what was written is to be removed
     with contextlib.suppress(BrokenPipeError):
         main()

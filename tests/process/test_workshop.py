@@ -128,6 +128,27 @@ def test_it_ends_at_ctrl_c_and_cleans_up(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_terminal_that_goes_away_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.workshop_wal",
+        "--step",
+        "14",
+        "--data",
+        str(tmp_path),
+    ]
+    terminal = Terminal(command, size=(80, 24))
+    try:
+        terminal.await_text(r"q: end")
+        assert list(tmp_path.iterdir())
+        terminal.hang_up()
+        assert terminal.process.wait(30) in (0, 120, 130), "120: nobody took the last words"
+    finally:
+        terminal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_was_lost_is_exit_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: the first writer acknowledges too early as well."""
     real = crash.__globals__["_killed"]
