@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from dataclasses import replace
 from typing import Any
@@ -28,7 +29,7 @@ from tests.wal.crashfs import CrashFilesystem
 from wal import OtherFormatError, RecordHeader
 from wal import compression as codecs
 from wal.compression import Codec, compress
-from wal.frame import flags_of, record_of
+from wal.frame import flags_of, record_of, split_batch_body
 
 REAL = [Codec.LZ4, Codec.ZSTD]
 every_codec = pytest.mark.parametrize("codec", REAL, ids=lambda codec: codec.name)
@@ -106,6 +107,27 @@ def test_a_compressed_batch_that_lies_is_refused_at_the_edge(codec: Codec) -> No
     ]:
         with pytest.raises(WireError):
             decode_batch(0, *forged(body, count, flags))
+
+
+@every_codec
+def test_no_compressed_bytes_raise_anything_but_a_wire_error(codec: Codec) -> None:
+    """Headers whose CRCs hold, around bodies that were changed anywhere."""
+    rng = random.Random(11)
+    stored = compress(codec, body_of(*[LINE] * 60))
+    assert stored is not None
+    refused = 0
+    for _ in range(2_000):
+        mutant = bytearray(stored)
+        for _ in range(rng.choice([1, 1, 3])):
+            mutant[rng.randrange(len(mutant))] ^= 1 << rng.randrange(8)
+        try:
+            batch = decode_batch(0, *forged(bytes(mutant), 60, codec))
+        except WireError:
+            refused += 1
+        else:
+            body = counters(codec).plain(batch)
+            assert len(split_batch_body(batch.meta.count, body)) == 60
+    assert 300 < refused < 2_000, "flipped literals make other entries, and sound ones"
 
 
 @every_codec
