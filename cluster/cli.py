@@ -32,7 +32,9 @@ VERBS: Final[dict[str, LazyVerb]] = {
     "export": LazyVerb("cluster.cli_record", "export", "Write a recording as JSON or a film."),
     "mark": LazyVerb("cluster.cli_record", "mark", "Put words into a cluster's recording."),
     "runs": LazyVerb("cluster.cli_record", "runs", "List, show and prune recordings."),
-    "wal": LazyVerb("wal.inspect", "wal_commands", "Look into a node's log on disk."),
+    "wal": LazyVerb(
+        "wal.commands", "wal_commands", "Look into a log on disk, convert it, repair it."
+    ),
     "doctor": LazyVerb("cluster.cli_doctor", "doctor", "Say whether this machine is fit."),
     "config": LazyVerb("cluster.cli_config", "config", "Show settings and where they come from."),
 }

@@ -20,7 +20,15 @@ from cluster.exits import CommandError, Exit
 if TYPE_CHECKING:
     from cluster.bench.report import BenchReport
 
-__all__ = ["bench", "dashboard_command", "replication_command", "sim_command", "wal_command"]
+__all__ = [
+    "bench",
+    "compression_command",
+    "cwal_command",
+    "dashboard_command",
+    "replication_command",
+    "sim_command",
+    "wal_command",
+]
 
 
 @click.group(
@@ -198,6 +206,60 @@ def wal_command(
             raise CommandError(Exit.UNFIT, f"{svg}: {error.strerror}") from None
     colour = not as_json and sys.stdout.isatty() and "NO_COLOR" not in os.environ
     return _conclude(report, "" if as_json else drawn(report, colour=colour), as_json=as_json)
+
+
+@verb("compression", example="raftdeck bench compression --quick --input ./logs")
+@click.option("--quick", is_flag=True, help="8 MB per measurement, 3 rounds: under 2 minutes.")
+@click.option(
+    "--input",
+    "source",
+    type=click.Path(exists=True, path_type=Path),
+    help="A file, or a directory of files. [the sources of the running Python]",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the logs are written meanwhile. [the state directory]",
+)
+@json_option
+def compression_command(
+    quick: bool, source: Path | None, data: Path | None, *, as_json: bool
+) -> int:
+    """Measure what compressing batches saves and costs, on an input and on noise.
+
+    Batches of 64 KiB and 1 MiB of puts of 1 KiB, as a leader builds them, into a log. Goals: the
+    input shrinks to half, noise does not grow, and noise takes a quarter of the time of the input.
+    """
+    from cluster.bench.compression import Settings, compression, table
+
+    with _scratch(data) as directory:
+        settings = Settings(directory, source)
+        if quick:
+            settings = Settings(directory, source, rounds=3, megabytes=8)
+        report = compression(settings, note)
+    return _conclude(report, table(report), as_json=as_json)
+
+
+@verb("cwal", example="raftdeck bench cwal --quick")
+@click.option("--quick", is_flag=True, help="3 rounds, 16 MB to read: under 2 minutes.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the files are written meanwhile. [the state directory]",
+)
+@json_option
+def cwal_command(quick: bool, data: Path | None, *, as_json: bool) -> int:
+    """Measure writing and reading CWal files, as CWal's benchmark does, and beyond.
+
+    1,000 entries of 1,000 bytes. Goal: asynchronous appends take a tenth of those that sync one by
+    one.
+    """
+    from cluster.bench.cwal import Settings, cwal, table
+
+    with _scratch(data) as directory:
+        settings = Settings(directory, 3, 16) if quick else Settings(directory)
+        report = cwal(settings, note)
+    return _conclude(report, table(report), as_json=as_json)
 
 
 def _conclude(report: BenchReport, rows: str, *, as_json: bool) -> int:

@@ -59,6 +59,9 @@ _POLICY: Final[tuple[str, ...]] = ("segment_bytes", "fill_step_bytes", "prepare"
 @setting_option("segment_bytes")
 @setting_option("fill_step_bytes")
 @setting_option("prepare")
+@setting_option("compression")
+@setting_option("retain_bytes")
+@setting_option("retain_s")
 @setting_option("wal")
 @json_option
 def up(detach: bool, timeout: float, record: bool | None, as_json: bool, **settings: Any) -> None:
@@ -95,6 +98,7 @@ def chosen_spec(given: dict[str, Any]) -> ClusterSpec:
     """Make the spec of what was given, over what the data directory holds, over defaults."""
     from cluster.paths import default_data_dir
     from cluster.spec import ClusterSpec, load_spec
+    from wal.compression import CODECS, MissingCodecError, require
 
     if "data" in given:
         data_dir = Path(given.pop("data")).expanduser().absolute()
@@ -105,7 +109,12 @@ def chosen_spec(given: dict[str, Any]) -> ClusterSpec:
     policy = {name: given.pop(name) for name in _POLICY if name in given}
     changes = given | {"wal": replaced_policy(base, given.pop("wal", ""), policy)}
     # Entry modules with planted bugs are for tests: a person's `up` always runs the product.
-    return replace(base, entry_module="node", entry_paths=(), entry_options={}, **changes)
+    spec = replace(base, entry_module="node", entry_paths=(), entry_options={}, **changes)
+    try:
+        require(CODECS[spec.compression])
+    except MissingCodecError as error:
+        raise CommandError(Exit.UNFIT, str(error)) from None
+    return spec
 
 
 def replaced_policy(base: ClusterSpec, text: str, changes: dict[str, Any]) -> SyncPolicy:

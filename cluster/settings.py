@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from cluster.exits import CommandError, Exit
+from wal.compression import CODECS
 from wal.policy import Prepare
 
 __all__ = ["SETTINGS", "SETTINGS_BY_NAME", "Setting", "read_settings"]
@@ -60,6 +61,17 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("fill_step_bytes", int, "Zeros are written ahead in such steps.", "4194304", "BYTES"),
     Setting(
         "prepare", str, "How log segments are prepared.", "recycle", choices=get_args(Prepare)
+    ),
+    Setting(
+        "compression", str, "Codec of new batches; the logs hold what was written before as it is.",
+        "none", choices=tuple(CODECS),
+    ),
+    Setting(
+        "retain_bytes", int, "Log kept behind each snapshot at least; 0: one segment.", "0", "BYTES"
+    ),
+    Setting(
+        "retain_s", int, "Keep log so long though a snapshot stands for it, 1 GiB at most.", "0",
+        "S",
     ),
     Setting(
         "wal", str, "How the log uses its disk: names and fields (docs/wal.md).", "natural",

@@ -3,7 +3,7 @@
     {"format": 1, "cluster_id": "0f…", "name": "deck", "nodes": 5, "groups": 1,
      "heartbeat_ms": 50, "election_ms_min": 150, "election_ms_max": 300,
      "wal": {"segment_bytes": 67108864, "fill_step_bytes": 4194304, "prepare": "recycle", …},
-     "seed": 1, "recording_bytes": 67108864, "entry_module": "node", "entry_paths": [], "entry_options": {}}
+     "compression": "none", "retain_bytes": 0, "retain_s": 0, "seed": 1, "recording_bytes": 67108864, "entry_module": "node", "entry_paths": [], "entry_options": {}}
 
 Cluster id, name, nodes and groups are fixed when the data directory is made; the rest may change
 from one `up` to the next.
@@ -51,6 +51,9 @@ class ClusterSpec:
     election_ms_min: int = 150
     election_ms_max: int = 300
     wal: SyncPolicy = field(default_factory=SyncPolicy)
+    compression: str = "none"
+    retain_bytes: int = 0
+    retain_s: int = 0
     seed: int = 1
     stop_timeout_ms: int = 5_000
     """How long a clean stop may take before the node is killed."""
@@ -104,6 +107,9 @@ class ClusterSpec:
             election_ms_min=self.election_ms_min,
             election_ms_max=self.election_ms_max,
             wal=self.wal,
+            compression=self.compression,
+            retain_bytes=self.retain_bytes,
+            retain_s=self.retain_s,
             seed=self.seed,
             entry_options=self.entry_options,
         )

@@ -56,7 +56,25 @@ def headline(frame: ClusterFrame, group: int = 0) -> str:
     term = f" in term {state.term}" if state else ""
     return (
         f"cluster {frame.name}: {len(frame.healthy(group))} of {len(frame.nodes)} nodes healthy,"
-        f" {who}{term}{'; NOT RECORDED' if frame.recording is False else ''}"
+        f" {who}{term}{_saved(frame)}"
+        f"{'; NOT RECORDED' if frame.recording is False else ''}"
+    )
+
+
+def _saved(frame: ClusterFrame) -> str:
+    """Return what compression did to the batches of all leaders; nothing where it is off."""
+    parts = [part.snapshot.compression for part in frame.nodes if part.snapshot is not None]
+    codecs = sorted({part.codec for part in parts} - {"none"})
+    before = sum(part.bytes_in for part in parts)
+    if not codecs:
+        return ""
+    if not before:
+        return f"; {codecs[0]}: nothing compressed yet"
+    after = sum(part.bytes_out for part in parts)
+    milliseconds = sum(part.compress_ns for part in parts) / 1e6
+    return (
+        f"; {codecs[0]}: {before / 1e6:.1f} MB of batches stored as {after / 1e6:.1f}"
+        f" ({after / before:.0%}) in {milliseconds:.0f} ms"
     )
 
 

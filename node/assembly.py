@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from node.codec import noop_builder
 from node.compaction import CompactionPolicy, CompactionPorts, Compactor
+from node.compression import BatchCompression
 from node.kv.machine import KeyValueMachine
 from node.multiraft import MultiRaft
 from node.ports import Clock, LogStore, ReplySink, StoredGroup, Transport
@@ -15,6 +16,7 @@ from node.raft.log_view import LogView
 from node.raft.types import NO_NODE, CoreConfig, GroupId, HardState, Index, LogStart, NodeId
 from node.runtime import GroupRuntime
 from node.snapshots import SnapshotError, SnapshotStore
+from wal.compression import Codec
 
 __all__ = ["Member", "Ports", "assemble"]
 
@@ -33,6 +35,7 @@ class Member:
     election_ms_min: int = 150
     election_ms_max: int = 300
     compaction: CompactionPolicy = field(default_factory=CompactionPolicy)
+    compression: Codec = Codec.NONE
 
     def core_config(self, group: GroupId) -> CoreConfig:
         """Return the configuration of one group's core.
@@ -72,6 +75,7 @@ def assemble(member: Member, stored: Mapping[GroupId, StoredGroup], ports: Ports
     now = ports.clock.now_ns()
     contacts: dict[NodeId, int] = {}
     groups: dict[GroupId, GroupRuntime] = {}
+    compression = BatchCompression(member.compression, ports.clock.now_ns)
     for number in range(member.groups):
         group = GroupId(number)
         found = stored.get(group, StoredGroup(group, HardState(), LogStart(), ()))
@@ -81,9 +85,11 @@ def assemble(member: Member, stored: Mapping[GroupId, StoredGroup], ports: Ports
         core = Core(config, found.hard_state, log, noop, now, contacts=contacts)
         place, machine = _restored(group, found.start, ports.snapshots)
         groups[group] = GroupRuntime(core, machine, ports.store, ports.replies)
+        groups[group].compression = compression
         if place > found.start.index:
             groups[group].restored(place)
     node = MultiRaft(groups, ports.store, ports.transport, ports.clock, contacts)
+    node.compression = compression
     if ports.snapshots is not None:
         needs = CompactionPorts(ports.store, ports.snapshots, ports.clock)
         node.compactor = Compactor(node.groups, needs, member.compaction)

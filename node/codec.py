@@ -33,7 +33,9 @@ from typing import Final
 import msgpack
 
 from node.commands import encode_noop
+from node.compression import BatchCompression
 from node.limits import (
+    BATCH_BODY_BYTES_MAX,
     BATCH_ENTRIES_MAX,
     BATCHES_PER_APPEND_MAX,
     CLUSTER_ID_BYTES,
@@ -53,6 +55,7 @@ from node.raft.types import (
     Term,
 )
 from wal.checksum import crc32c
+from wal.compression import codec_of, decompress
 from wal.errors import WalError
 from wal.frame import HEADER_BYTES, Kind, RecordHeader
 
@@ -131,12 +134,14 @@ def build_batch(
     place: tuple[GroupId, Term, Index],
     leader_time_ms: int,
     parts: Sequence[tuple[int, Buffer]],
+    compression: BatchCompression | None = None,
 ) -> Batch:
     """Encode a batch for (group, term, base index) from (count, body) parts.
 
     Each body has the layout of a batch's: one alone is the batch's own, uncopied unless it is
-    small. Of several, the length vectors are joined, then the entries; no entry is touched. One
-    CRC of the body, once per batch and cluster.
+    small. Of several, the length vectors are joined, then the entries; no entry is touched. What
+    that makes is compressed, if `compression` says so and it pays. One CRC of the body, once per
+    batch and cluster.
     """
     group, term, base_index = place
     count = sum(part[0] for part in parts)
@@ -147,6 +152,9 @@ def build_batch(
         body = b"".join(
             [*(view[:cut] for cut, view in views), *(view[cut:] for cut, view in views)]
         )
+    flags = 0
+    if compression is not None:
+        flags, body = compression.shrink(body)
     header = RecordHeader(
         kind=Kind.BATCH,
         group=group,
@@ -156,6 +164,7 @@ def build_batch(
         leader_time_ms=leader_time_ms,
         payload_len=len(body),
         payload_crc=crc32c(body),
+        flags=flags,
     )
     meta = BatchMeta(term, base_index, count, HEADER_BYTES + len(body))
     return Batch(meta, leader_time_ms, header.pack(), body)
@@ -175,19 +184,24 @@ def noop_builder(group: GroupId) -> NoopBuilder:
 def decode_batch(group: int, header: Buffer, body: Buffer) -> Batch:
     """Check a received batch and wrap it; a large body is not copied.
 
-    Checked are both CRCs, kind, flags, group, every bound, and that the entries' lengths add up.
+    Checked are both CRCs, kind, group, every bound, that a compressed body becomes a plain one, and
+    that the entries' lengths add up.
     """
     try:
         fields_ = RecordHeader.unpack(header)
     except WalError as error:
         raise WireError(f"batch header: {error}") from None
-    if fields_.kind is not Kind.BATCH or fields_.group != group or fields_.flags:
+    if fields_.kind is not Kind.BATCH or fields_.group != group:
         raise WireError("not a batch of this group and format")
     if fields_.payload_len != len(body) or fields_.payload_crc != crc32c(body):
         raise WireError("batch body: length or CRC differs from its header")
     if not 0 < fields_.base_index <= _NUMBER_MAX or fields_.term > _NUMBER_MAX:
         raise WireError("batch term or base index out of range")
-    _check_lengths(fields_.count, body)
+    try:
+        plain = decompress(codec_of(fields_.flags), body, BATCH_BODY_BYTES_MAX)
+    except WalError as error:
+        raise WireError(str(error)) from None
+    _check_lengths(fields_.count, plain)
     size = HEADER_BYTES + fields_.payload_len
     meta = BatchMeta(Term(fields_.term), Index(fields_.base_index), fields_.count, size)
     return Batch(meta, fields_.leader_time_ms, bytes(header), _kept(body))

@@ -10,7 +10,12 @@ log releases its prefix, and never beyond
 
 * what the leader says that some voter still needs (`Core.release_limit`, bounded by
   `CoreConfig.hold_bytes_max`), nor
-* `trailing_bytes` before the snapshot, so that a voter that blinks finds its entries.
+* `trailing_bytes` before the snapshot, so that a voter that blinks finds its entries, nor
+* what was appended less than `retain_ns` ago, as long as all that is kept for its age alone takes at
+  most `retain_bytes_max`. Age is told by marks of our own clock, taken while the log grows: after a
+  start, what was recovered counts as new.
+
+A segment is released when no group needs it and no group's policy keeps anything in it.
 
 All groups share one log. A group that writes little has a small tail in an old segment, which keeps
 every segment behind it from being used again. One that pins more than `pinned_segments_max` of them
@@ -48,6 +53,10 @@ LOOK_NS: Final = 200_000_000
 """How often groups are looked at: a segment at 1 GB/s takes 64 ms, a few may pass."""
 PINNED_SEGMENTS_MAX: Final = 4
 """Segments that one group may keep from reuse: 256 MiB, about what a voter may lag behind."""
+RETAIN_BYTES_MAX: Final = 1 << 30
+"""What one group keeps for its age alone: a busy hour must not fill the disk. 16 segments."""
+AGE_MARKS_MAX: Final = 64
+"""Marks per group: an age is told to a 64th of `retain_ns`. 1,024 groups: 6 MB."""
 COPY_BYTES_MAX: Final = 1 << 20
 """A slice of a tail that is appended again: 1 ms to read, 1 ms to write."""
 COPY_BATCHES_MAX: Final = 256
@@ -63,6 +72,8 @@ class CompactionPolicy:
     pinned_segments_max: int = PINNED_SEGMENTS_MAX
     """0: a tail moves whenever a segment begins (the simulator's hardest)."""
     look_ns: int = LOOK_NS
+    retain_ns: int = 0
+    retain_bytes_max: int = RETAIN_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +94,32 @@ class _Active:
     frozen: FrozenState
     writer: SnapshotSink
     read: bool = False
+
+
+class _Ages:
+    """When the log of one group reached which index: marks of (time, last index), oldest first."""
+
+    __slots__ = ("_marks",)
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[int, int]] = deque()
+
+    def mark(self, now: int, last_index: int, span_ns: int) -> None:
+        """Note where the log ends, if the last mark is a while ago."""
+        marks = self._marks
+        if not marks or now - marks[-1][0] >= -(-span_ns // AGE_MARKS_MAX):
+            marks.append((now, last_index))
+            while len(marks) > AGE_MARKS_MAX + 2:
+                marks.popleft()
+
+    def older_than(self, moment: int) -> int:
+        """Return the index that the log had reached by `moment`; 0 if nobody knows."""
+        index = 0
+        for at, last_index in self._marks:
+            if at > moment:
+                break
+            index = last_index
+        return index
 
 
 @dataclass(slots=True)
@@ -114,6 +151,7 @@ class Compactor:
         self._copies: deque[_Copy] = deque()
         """The first one is under way."""
         self._look_at = 0
+        self._ages = {number: _Ages() for number in groups}
 
     @property
     def busy(self) -> bool:
@@ -166,6 +204,10 @@ class Compactor:
 
     def _look(self) -> None:
         """Release what became free, start the snapshot that is due, and see who pins the log."""
+        if self._policy.retain_ns:
+            now = self._clock.now_ns()
+            for number, group in self._groups.items():
+                self._ages[number].mark(now, group.core.log.last_index, self._policy.retain_ns)
         for group in self._groups.values():
             self._release(group)
         limit = self._pinned_max()
@@ -251,9 +293,25 @@ class Compactor:
         limit = min(group.snapshot_index, core.release_limit)
         if limit <= core.log.start.index:
             return
-        index = core.log.end_with_bytes_behind(limit, self._policy.trailing_bytes)
+        policy = self._policy
+        index = core.log.end_with_bytes_behind(limit, policy.trailing_bytes)
+        if policy.retain_ns:
+            index = min(index, self._old_enough(group, limit))
         if index > core.log.start.index:
             term = core.log.term_at(index)
             assert term is not None
             core.compact(index)
             self._store.release(core.config.group, index, term)
+
+    def _old_enough(self, group: GroupRuntime, limit: Index) -> Index:
+        """Return the batch end up to which the group's log is old, or too much for its age."""
+        log, policy = group.core.log, self._policy
+        kept_max = max(policy.retain_bytes_max, policy.trailing_bytes)
+        floor = log.end_with_bytes_behind(limit, kept_max)
+        moment = self._clock.now_ns() - policy.retain_ns
+        index = self._ages[group.core.config.group].older_than(moment)
+        if index >= log.last_index:
+            return limit
+        young = log.batch_of(index + 1)
+        aged = log.start.index if young is None else Index(young.base_index - 1)
+        return max(floor, aged)

@@ -4,7 +4,7 @@
      "run_dir": "/run/user/1000/raftdeck/deck", "data_dir": "/home/…/deck/n1", "groups": 1,
      "heartbeat_ms": 50, "election_ms_min": 150, "election_ms_max": 300,
      "wal": {"segment_bytes": 67108864, "fill_step_bytes": 4194304, "prepare": "recycle", …},
-     "seed": 1, "entry_options": {}}
+     "compression": "none", "retain_bytes": 0, "retain_s": 0, "seed": 1, "entry_options": {}}
 
 Times are whole milliseconds, sizes bytes. `data_dir` is the node's own directory (`…/n1`), never
 the cluster's. Unknown keys are refused: a misspelt timer must not silently be the default.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from node.exits import NodeExit, StartError
+from wal.compression import CODECS
 from wal.policy import SyncPolicy
 
 __all__ = [
@@ -44,6 +45,9 @@ CONFIG_BYTES_MAX: Final = 64 << 10
 """15 voters, two paths of 4 KiB and 32 options of 1 KiB fit several times."""
 ENTRY_OPTIONS_MAX: Final = 32
 TIMER_MS_MAX: Final = 60_000
+RETAIN_BYTES_MAX: Final = 1 << 40
+RETAIN_S_MAX: Final = 10 * 366 * 86_400
+"""Ten years: what a number of seconds is sensibly asked to hold."""
 
 Lane = Literal["control", "data", "client", "admin"]
 LANES: Final[tuple[Lane, ...]] = get_args(Lane)
@@ -87,6 +91,12 @@ class NodeConfig:
     election_ms_min: int = 150
     election_ms_max: int = 300
     wal: SyncPolicy = field(default_factory=SyncPolicy)
+    compression: str = "none"
+    """Codec of the batches that this node builds as a leader: none, lz4 or zstd."""
+    retain_bytes: int = 0
+    """Log kept behind each snapshot at least; 0: one segment."""
+    retain_s: int = 0
+    """How long log is kept though a snapshot stands for it; 0: no longer than that."""
     seed: int = 1
     entry_options: Mapping[str, EntryOption] = field(default_factory=dict)
     """Options of a supervised entry module that is not `node` itself; the product reads none."""
@@ -103,6 +113,12 @@ class NodeConfig:
         _check_timers(self.heartbeat_ms, self.election_ms_min, self.election_ms_max)
         _require_int("groups", self.groups, 1, GROUPS_MAX)
         _require_int("seed", self.seed, 0, (1 << 64) - 1)
+        _require_int("retain_bytes", self.retain_bytes, 0, RETAIN_BYTES_MAX)
+        _require_int("retain_s", self.retain_s, 0, RETAIN_S_MAX)
+        if self.compression not in CODECS:
+            raise ConfigError(
+                f"compression: {self.compression!r} is not one of {', '.join(CODECS)}"
+            )
         for name, path in (("run_dir", self.run_dir), ("data_dir", self.data_dir)):
             if not path.is_absolute():
                 raise ConfigError(f"{name}: {str(path)!r} must be an absolute path")
@@ -204,6 +220,7 @@ _JSON_TYPES: Final[dict[str, type]] = {
     "run_dir": str,
     "data_dir": str,
     "wal": dict,
+    "compression": str,
     "entry_options": dict,
 }
 

@@ -11,6 +11,7 @@ from typing import Final
 __all__ = [
     "APPLY_SLICE_NS",
     "BATCHES_PER_APPEND_MAX",
+    "BATCH_BODY_BYTES_MAX",
     "BATCH_BYTES_TARGET",
     "BATCH_ENTRIES_MAX",
     "BATCH_OPERATIONS_MAX",
@@ -88,6 +89,10 @@ is less than to copy it, and its frame goes on to the followers as it came."""
 BATCH_ENTRIES_MAX: Final = 16_384
 """Entries in one batch, which is applied whole: two requests at their limit. At 2 to 3 µs each,
 50 ms, a heartbeat. Without it, a batch of empty entries (4 bytes each) would hold 262,144."""
+
+BATCH_BODY_BYTES_MAX: Final = REQUEST_BYTES_MAX + 4 * BATCH_ENTRIES_MAX
+"""The largest body of a batch, and what a compressed one may become: one request at its limit and
+every length that a batch may have."""
 
 CLUSTER_ID_BYTES: Final = 16
 """A cluster id is a random 128-bit number."""

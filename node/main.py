@@ -39,6 +39,7 @@ from wal import (
     Recovered,
     WalError,
 )
+from wal.compression import CODECS, require
 
 __all__ = ["main", "run"]
 
@@ -86,6 +87,7 @@ def main(
 
 def run(config: NodeConfig, parsed: argparse.Namespace, filesystem: Filesystem) -> int:
     """Claim the directory, open the log, run turns, stop cleanly."""
+    require(CODECS[config.compression])
     claim_directory(config.data_dir, Identity(config.cluster_id, config.node))
     wake = Wake()
     with _starting(config):

@@ -20,6 +20,7 @@ __all__ = [
     "CATALOGUE",
     "GROUPS_MAX",
     "PEERS_MAX",
+    "CompressionSnapshot",
     "Counters",
     "GroupSnapshot",
     "LaneSnapshot",
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 MetricKind = Literal["counter", "gauge"]
-Section = Literal["node", "group", "peer", "link", "wal", "lane", "traffic"]
+Section = Literal["node", "group", "peer", "link", "wal", "lane", "traffic", "compression"]
 
 GROUPS_MAX: Final = 1024
 PEERS_MAX: Final = 15
@@ -131,6 +132,12 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
     MetricSpec("wal_recovered_frames_count", "gauge", "Frames that recovery read at this start.", "wal", "recovered_frames"),
     MetricSpec("wal_recovery_ns", "gauge", "Time that recovery took at this start.", "wal", "recovery_ns"),
     MetricSpec("wal_torn_tail_bytes", "gauge", "Bytes of torn tail that recovery cut at this start.", "wal", "torn_tail_bytes"),
+    MetricSpec("compression_batches_total", "counter", "Batches that this leader compressed.", "compression", "batches"),
+    MetricSpec("compression_skipped_batches_total", "counter", "Batches that it stored plain: they would not shrink.", "compression", "skipped"),
+    MetricSpec("compression_plain_bytes_total", "counter", "Bytes of the compressed batches before.", "compression", "bytes_in"),
+    MetricSpec("compression_stored_bytes_total", "counter", "Bytes of the same batches as stored.", "compression", "bytes_out"),
+    MetricSpec("compression_shrink_ns_total", "counter", "Time spent on compressing, in vain included.", "compression", "compress_ns"),
+    MetricSpec("compression_restore_ns_total", "counter", "Time spent on decompressing what is applied.", "compression", "decompress_ns"),
     MetricSpec("lane_received_bytes_total", "counter", "Bytes received on a lane.", "lane", "bytes_in", _LANE),
     MetricSpec("lane_sent_bytes_total", "counter", "Bytes sent on a lane.", "lane", "bytes_out", _LANE),
     MetricSpec("lane_received_frames_total", "counter", "Frames received on a lane.", "lane", "frames_in", _LANE),
@@ -283,6 +290,19 @@ class TrafficSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class CompressionSnapshot:
+    """What compressing batches saved and cost since the start; times in ns."""
+
+    codec: str = "none"
+    batches: int = 0
+    skipped: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    compress_ns: int = 0
+    decompress_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSnapshot:
     """All that a node says of itself at one moment."""
 
@@ -298,6 +318,7 @@ class NodeSnapshot:
     stalls: int = 0
     stall_longest_ns: int = 0
     links: tuple[LinkSnapshot, ...] = ()
+    compression: CompressionSnapshot = CompressionSnapshot()
 
     def group(self, group: int) -> GroupSnapshot | None:
         """Return one group's part, or None if the node does not run it."""
@@ -311,6 +332,7 @@ class NodeSnapshot:
         document["traffic"] = traffic = plain(self.traffic)
         traffic["lanes"] = [plain(lane) for lane in self.traffic.lanes]
         document["links"] = [plain(link) for link in self.links]
+        document["compression"] = plain(self.compression)
         return document
 
     @classmethod
@@ -329,6 +351,8 @@ class NodeSnapshot:
         traffic["lanes"] = tuple(LaneSnapshot(**_values(LaneSnapshot, lane)) for lane in lanes)
         values["traffic"] = TrafficSnapshot(**traffic)
         links = _list(values.get("links"), PEERS_MAX)
+        compression = values.get("compression", {})
+        values["compression"] = CompressionSnapshot(**_values(CompressionSnapshot, compression))
         values["links"] = tuple(LinkSnapshot(**_values(LinkSnapshot, link)) for link in links)
         return cls(**values)
 
@@ -369,8 +393,9 @@ _Part = TypeVar(
     WalSnapshot,
     LaneSnapshot,
     TrafficSnapshot,
+    CompressionSnapshot,
 )
-_NESTED: Final = frozenset({"groups", "peers", "wal", "traffic", "lanes", "links"})
+_NESTED: Final = frozenset({"groups", "peers", "wal", "traffic", "lanes", "links", "compression"})
 _NUMBERS_MAX: Final = 64
 """Numbers in one list of a snapshot: 32 runs of a log, or 40 buckets."""
 _REQUIRED: Final = {
@@ -381,6 +406,7 @@ _REQUIRED: Final = {
     LinkSnapshot: {"node"},
     LaneSnapshot: {"lane"},
     TrafficSnapshot: set(),
+    CompressionSnapshot: set(),
 }
 
 
@@ -444,6 +470,8 @@ def _parts(snapshot: NodeSnapshot, section: Section) -> Iterator[tuple[dict[str,
         yield {}, snapshot.wal
     elif section == "traffic":
         yield {}, snapshot.traffic
+    elif section == "compression":
+        yield {}, snapshot.compression
     elif section == "link":
         for link in snapshot.links:
             yield {"peer": f"n{link.node}"}, link

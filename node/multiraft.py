@@ -24,12 +24,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from node.compaction import Compactor
+from node.compression import BatchCompression
 from node.limits import LATE_MESSAGES_MAX, LATE_TURN_NS, QUEUED_BYTES_MAX
 from node.ports import Clock, GroupWrite, LogStore, Transport
 from node.pulse import Pulse, leads_resting
 from node.raft.messages import Append, Message, NodeBeat
 from node.raft.types import BatchMeta, GroupId, NodeId, PersistToken
 from node.runtime import GroupRuntime
+from wal.compression import Codec
 
 __all__ = ["MultiRaft"]
 
@@ -68,6 +70,8 @@ class MultiRaft:
         self._last_turn_ns: int | None = None
         self.compactor: Compactor | None = None
         """Snapshots and releases the logs, if the node has somewhere to put snapshots."""
+        self.compression = BatchCompression(Codec.NONE, clock.now_ns)
+        """What its groups compress with, and how much of it they did."""
         self._applied_last = GroupId(-1)
         self.dropped = 0
         """Messages that were given up: Appends ahead of a slow disk, answers that waited for it."""

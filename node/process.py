@@ -40,6 +40,7 @@ from node.store import WalStore, stored_groups
 from node.transport import PEER_LANES, PeerTransport, bind_router
 from node.waiter import Waiter
 from wal import Filesystem, Log, LogIdentity, Recovered, SegmentIO
+from wal.compression import CODECS
 
 if TYPE_CHECKING:
     Socket = zmq.Socket[bytes]
@@ -49,6 +50,7 @@ else:
 __all__ = ["MonotonicClock", "NodeProcess", "Wake"]
 
 _NS_PER_MS: Final = 1_000_000
+_NS_PER_S: Final = 1_000_000_000
 SNAPSHOT_DIRECTORY: Final = "snap"
 SNAPSHOT_SEGMENTS: Final = 3
 """Segments of log between two snapshots: one of a 64 MiB state then adds a third to what is written,
@@ -333,6 +335,9 @@ def _member(config: NodeConfig) -> Member:
         election_ms_min=config.election_ms_min,
         election_ms_max=config.election_ms_max,
         compaction=CompactionPolicy(
-            SNAPSHOT_SEGMENTS * config.wal.segment_bytes, config.wal.segment_bytes
+            SNAPSHOT_SEGMENTS * config.wal.segment_bytes,
+            config.retain_bytes or config.wal.segment_bytes,
+            retain_ns=config.retain_s * _NS_PER_S,
         ),
+        compression=CODECS[config.compression],
     )

@@ -21,6 +21,7 @@ from node.client_wire import (
     encode_write_reply,
 )
 from node.codec import build_batch
+from node.compression import BatchCompression
 from node.limits import (
     BATCH_BYTES_TARGET,
     BATCH_ENTRIES_MAX,
@@ -31,6 +32,7 @@ from node.limits import (
 from node.ports import LogStore, Outcomes, ReplySink, StateMachine
 from node.raft.core import Core
 from node.raft.types import GroupId, Index, ReadContext, ReadGrant, Role, Term
+from wal.compression import Codec
 
 __all__ = ["GroupRuntime"]
 
@@ -69,6 +71,8 @@ class GroupRuntime:
         """`bytes_applied` when the newest snapshot was begun."""
         self.snapshot_index = core.log.start.index
         """Index of the newest durable snapshot."""
+        self.compression = BatchCompression(Codec.NONE, lambda: 0)
+        """What the groups of the node share (`node.assembly`)."""
         self.attention: dict[GroupId, GroupRuntime] = {}
         """Where the group puts itself when a client wants something: it takes part in the turn."""
         self._store = store
@@ -159,6 +163,7 @@ class GroupRuntime:
             (self._group, core.term, Index(core.log.last_index + 1)),
             self._leader_time_ms(now),
             [(request.count, request.body) for request in requests],
+            self.compression,
         )
         core.propose(batch)
         self.batches_proposed += 1
@@ -203,7 +208,8 @@ class GroupRuntime:
         base = Index(self.applied + 1)
         batch = self._store.read(self._group, base)
         assert batch.meta.last_index <= self.core.commit, "only whole batches are committed"
-        outcomes = self.machine.apply(batch.meta, batch.leader_time_ms, batch.body)
+        body = self.compression.plain(batch)
+        outcomes = self.machine.apply(batch.meta, batch.leader_time_ms, body)
         assert len(outcomes) == batch.meta.count, "one outcome per entry"
         self.applied = batch.meta.last_index
         self.entries_applied += batch.meta.count

@@ -8,8 +8,10 @@ from typing import Final
 
 from node.admin import AdminLane
 from node.clients import ClientLane
+from node.compression import BatchCompression
 from node.config import NodeConfig
 from node.metrics import (
+    CompressionSnapshot,
     GroupSnapshot,
     LaneSnapshot,
     LinkSnapshot,
@@ -65,6 +67,7 @@ def snapshot(
         stalls=pulse.stalls.count,
         stall_longest_ns=pulse.stalls.longest_ns,
         links=links(pulse, now),
+        compression=_compression(node.compression),
     )
 
 
@@ -144,6 +147,18 @@ def wal_snapshot(
         sync_latency_us=stats.sync_latency_us,
         recovered_frames=recovered.frames if recovered is not None else 0,
         recovery_ns=recovery_ns,
+    )
+
+
+def _compression(part: BatchCompression) -> CompressionSnapshot:
+    return CompressionSnapshot(
+        codec=part.codec.name.lower(),
+        batches=part.batches,
+        skipped=part.skipped,
+        bytes_in=part.bytes_in,
+        bytes_out=part.bytes_out,
+        compress_ns=part.compress_ns,
+        decompress_ns=part.decompress_ns,
     )
 
 

@@ -47,6 +47,7 @@ __all__ = [
     "decode_prefix",
     "encode_prefix",
     "fields_of",
+    "flags_of",
     "frame_head",
     "frame_size",
     "hard_state_record",
@@ -71,6 +72,8 @@ _CRC: Final = Struct("<I")
 _FIELDS: Final = Struct("<5xB2xIIQQ8xI20x")
 _HEAD: Final = Struct("<QQQIIIBBHIIQQQIIQII")
 _VOTE: Final = Struct("<Q")
+_FLAGS: Final = Struct("<H")
+_FLAGS_AT: Final = 6
 _PADDING: Final = (b"", b"\0" * 7, b"\0" * 6, b"\0" * 5, b"\0" * 4, b"\0" * 3, b"\0" * 2, b"\0")
 assert _HEADER.size + _CRC.size == HEADER_BYTES
 assert _PREFIX.size + _CRC.size == PREFIX_BYTES
@@ -180,6 +183,12 @@ def fields_of(header: bytes) -> Fields:
     """Return the fields of a header that was made in this process; nothing is checked."""
     fields: Fields = _FIELDS.unpack(header)
     return fields
+
+
+def flags_of(header: Buffer) -> int:
+    """Return the flags of a header that was checked or made here: this runs once per batch."""
+    flags: int = _FLAGS.unpack_from(header, _FLAGS_AT)[0]
+    return flags
 
 
 def record_of(header: RecordHeader, body: Buffer = b"") -> Record:

@@ -32,4 +32,14 @@ BENCHES: Final[Mapping[str, LazyVerb]] = {
     "check": LazyVerb(
         "cluster.cli_check", "check_bench_command", "How long the judges of histories take."
     ),
+    "compression": LazyVerb(
+        "cluster.cli_bench",
+        "compression_command",
+        "Bytes saved and time taken by lz4 and zstd, on text and on noise.",
+    ),
+    "cwal": LazyVerb(
+        "cluster.cli_bench",
+        "cwal_command",
+        "CWal's own benchmark on our writer of its format, and its planned extensions.",
+    ),
 }

@@ -232,6 +232,7 @@ class SimNode:
             election_ms_min=plan.election_ms_min,
             election_ms_max=plan.election_ms_max,
             compaction=plan.compaction,
+            compression=plan.compression,
         )
         ports = Ports(self.clock, self, self._store, self, snapshots)
         self._multi = self._build(member, stored_groups(found), ports)

@@ -12,6 +12,7 @@ from cluster.sim.rng import Stream
 from cluster.sim.schedule import ALL_KINDS, Fault, FaultKind, draw_faults
 from node.compaction import CompactionPolicy
 from wal import SyncPolicy
+from wal.compression import Codec
 from wal.policy import Prepare
 
 __all__ = ["DEFAULT_PROFILE", "MS", "PROFILES", "SECOND", "Plan", "Profile", "draw_plan"]
@@ -56,6 +57,8 @@ class Plan:
     faults: tuple[Fault, ...]
     disk: DiskTimes = field(default_factory=DiskTimes)
     compaction: CompactionPolicy = field(default_factory=CompactionPolicy)
+    compression: Codec = Codec.NONE
+    """Never drawn: what a seed is must not depend on which packages are installed."""
     value_bytes: tuple[int, ...] = (8, 60, 60, 700, 2500)
     """What the values of puts are drawn from. A torn write needs writes of several sectors."""
     turn_ns: int = 20_000

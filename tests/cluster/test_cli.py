@@ -203,6 +203,9 @@ def test_every_setting_is_an_option_of_a_verb():
         (["up", "--heartbeat-ms", "200"], "timers"),
         (["up", "--segment-bytes", "1000"], "segment_bytes"),
         (["up", "--prepare", "hope"], "is not one of"),
+        (["up", "--compression", "gzip"], "'none', 'lz4', 'zstd'"),
+        (["up", "--retain-s", "-1"], "retain_s: -1 is not a whole number from 0"),
+        (["up", "--retain-bytes", "-5"], "retain_bytes: -5 is not a whole number from 0"),
         (["status", "--wait", "mood=1"], "leader, healthy"),
         (["kv", "put", "k", "v", "--file", "/dev/null"], "VALUE or --file"),
         (["kv", "cas", "k", "v"], "EXPECTED and VALUE"),
@@ -216,6 +219,19 @@ def test_a_wrong_command_line_is_a_usage_error(call, arguments, words):
     assert (code, out) == (2, "")
     assert words in err
     assert "Traceback" not in err
+
+
+def test_a_codec_whose_package_is_missing_names_the_extra(call, tmp_path, monkeypatch):
+    from wal import compression
+
+    compression._functions.cache_clear()
+    monkeypatch.setitem(sys.modules, "lz4.block", None)
+    code, out, err = call("up", "--compression", "lz4", "--data", tmp_path / "data")
+    monkeypatch.undo()
+    compression._functions.cache_clear()
+    assert (code, out) == (4, "")
+    assert 'pip install "raftdeck[compression]"' in err
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_value_over_the_limit_is_a_usage_error(call, tmp_path):

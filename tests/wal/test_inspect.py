@@ -24,8 +24,8 @@ from wal import (
     RecordHeader,
     hard_state_record,
 )
+from wal.commands import wal_commands
 from wal.frame import FramePrefix, encode_prefix, record_of
-from wal.inspect import wal_commands
 from wal.recovery import recover
 from wal.segment import SegmentCheckpoint
 from wal.survey import Snapshot, walk
