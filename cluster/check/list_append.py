@@ -107,7 +107,8 @@ class _Inference:
         self._order_lists()
         if not any(a.name in ("incompatible-order", "duplicate") for a in self._anomalies):
             for cycle in find_cycles(self._graph(), FORBIDDEN[self._consistency]):
-                self._tell(cycle.name, *map(self._because, cycle.edges))
+                members = (f"  {self.known[edge.from_]}" for edge in cycle.edges)
+                self._tell(cycle.name, *members, *map(self._because, cycle.edges))
         return self._anomalies[:_ANOMALIES_MAX]
 
     def _tell(self, name: str, *lines: str) -> None:

@@ -1,4 +1,4 @@
-"""The history of a simulated world, as the judges take it.
+"""The history and the replicas of a simulated world, as the judges take them.
 
 Each operation of a simulated client is a process of its own (a client has up to three under way), so
 intervals are all that counts. At equal instants invocations come first, which claims less. A batch is
@@ -8,16 +8,23 @@ one write per key: key by key, that is all that a register can see of it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cluster.check.history import Event, EventType, History, build_history
+from cluster.check.replicas import Replica
 from cluster.client_types import GetResult
 from node.commands import OutcomeCode
+from node.kv.machine import KeyValueMachine
 
 if TYPE_CHECKING:
     from cluster.sim.oracle import Op
+    from cluster.sim.world import World
+    from node.raft.types import GroupId
 
-__all__ = ["history_of"]
+__all__ = ["history_of", "replicas_of"]
+
+_EVERYTHING: Final = [2, b"", b"", 0]
+"""The query for all keys (ARCHITECTURE §8)."""
 
 
 def history_of(operations: Iterable[Op]) -> History:
@@ -30,6 +37,23 @@ def history_of(operations: Iterable[Op]) -> History:
                 ends.append((op.completed, 1, end))
     ends.sort(key=lambda found: found[:2])
     return build_history(event for _, _, event in ends)
+
+
+def replicas_of(world: World, group: GroupId) -> list[Replica]:
+    """Return what each node that is up holds of a group, and how far it has applied."""
+    replicas = []
+    for node in world.nodes.values():
+        if not node.up:
+            continue
+        machine = node.machine(group)
+        assert isinstance(machine, KeyValueMachine)
+        (answer,) = machine.query_all([_EVERYTHING])
+        assert isinstance(answer, list)
+        _, rows, more = answer
+        assert not more, "the simulator's keys fit one reply"
+        items = {row[0]: tuple(row[1:]) for row in rows}
+        replicas.append(Replica(f"n{node.node}", node.multi.groups[group].applied, items))
+    return replicas
 
 
 def _parts(number: int, op: Op) -> Iterator[tuple[Event, Event | None]]:

@@ -190,6 +190,7 @@ def test_a_list_that_changes_within_a_transaction_is_a_contradiction():
 def test_a_cycle_is_told_with_the_reason_of_each_edge():
     finding = check_list_append(overlapping(*CASES["G-single"][0]))
     text = "\n".join(finding.lines)
+    assert "T1 [read x → [1], read y → []]" in text
     assert "(rw): list y was read without 1" in text
     assert "(wr): list x was read up to 1" in text
     finding = check_list_append(overlapping(*CASES["G0"][0]))
@@ -203,7 +204,7 @@ def test_a_long_cycle_is_told_in_its_order():
     history = overlapping(*[txn(r(f"k{n}"), a(f"k{(n + 1) % size}", n)) for n in range(size)])
     finding = check_list_append(history)
     assert set(finding.facts["anomalies"]) == {"G2"}
-    arrows = [line.split("(")[0].split() for line in finding.lines if "→" in line]
+    arrows = [line.split("(")[0].split() for line in finding.lines if "(rw)" in line]
     assert len(arrows) == size
     assert [arrow[2] for arrow in arrows] == [arrow[0] for arrow in (*arrows[1:], arrows[0])]
 

@@ -11,7 +11,8 @@ from cluster.check.history import Status
 from cluster.check.judge import Rules, judge
 from cluster.check.linearizable import Way
 from cluster.check.recording import HistoryRecorder
-from cluster.check.simulated import history_of
+from cluster.check.replicas import Replica, check_replicas
+from cluster.check.simulated import history_of, replicas_of
 from cluster.check.verdict import Verdict
 from cluster.client_types import DefiniteError, GetResult, IndefiniteError, KeyValue
 from cluster.sim.oracle import Op
@@ -77,6 +78,16 @@ def test_a_simulated_world_is_linearizable_by_its_revisions_and_by_search(world,
     assert history.count(Status.OK) > 20
     judgement = judge(history, "register", Rules(Budget(30, 4096), way))
     assert judgement.verdict is Verdict.PASS, judgement.findings[0]
+
+
+def test_the_replicas_of_a_healed_world_are_equal_and_one_that_differs_is_named(world):
+    for group in world.groups:
+        replicas = replicas_of(world, group)
+        assert check_replicas(replicas).verdict is Verdict.PASS
+        spoilt = Replica("n9", replicas[0].position, {**replicas[0].items, b"k": b"else"})
+        finding = check_replicas([*replicas, spoilt])
+        assert finding.verdict is Verdict.FAIL
+        assert finding.facts["differing"] == ["n9"]
 
 
 def test_a_simulated_world_that_forgets_a_write_is_not(world):
