@@ -295,3 +295,14 @@ def test_the_bench_judges_what_it_makes_and_labelled_histories(tmp_path, capfd):
     assert "labelled_disagreements" in capfd.readouterr().out
     (tmp_path / "VERDICTS.tsv").write_text("b.log perhaps\n")
     assert main(command) == Exit.USAGE
+
+
+def test_every_labelled_history_is_judged_as_it_is_labelled(capfd):
+    labelled = Path(__file__).resolve().parents[3] / "shared" / "data" / "linearizability"
+    if not (labelled / "VERDICTS.tsv").is_file():
+        pytest.skip("no ../shared/data/linearizability beside this checkout")
+    command = ["bench", "check", "--quick", "--operations", "300", "--labelled", str(labelled)]
+    main([*command, "--json"])  # its exit code is of times as well
+    ratios = json.loads(capfd.readouterr().out)["ratios"]
+    values = {ratio["name"]: ratio["value"] for ratio in ratios}
+    assert values["labelled_disagreements"] == 0
