@@ -19,6 +19,7 @@ from cluster.sim.plan import Plan
 from cluster.sim.schedule import Fault, FaultKind
 from node.compaction import CompactionPolicy
 from wal import SyncPolicy
+from wal.compression import Codec
 
 __all__ = ["SCHEMA", "ScheduleError", "decode_plan", "encode_plan"]
 
@@ -56,6 +57,10 @@ def decode_plan(text: str) -> Plan:
     if not isinstance(faults, list):
         raise ScheduleError("plan.faults: a list is needed")
     values["faults"] = tuple(_fault(fault, number) for number, fault in enumerate(faults))
+    try:
+        values["compression"] = Codec(values.get("compression", Codec.NONE))
+    except ValueError as error:
+        raise ScheduleError(f"plan.compression: {error}") from None
     values["value_bytes"] = tuple(values.get("value_bytes", ()))
     values["skipped"] = tuple(tuple(each) for each in values.get("skipped", ()))
     plan: Plan = _built(Plan, values, "plan")

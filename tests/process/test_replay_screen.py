@@ -11,6 +11,9 @@ import pytest
 from cluster.chunks import decode_header, entries
 from cluster.local import LocalCluster
 from cluster.recording import Recording, chunk_paths
+from cluster.sim.plan import draw_plan
+from cluster.sim.plan_file import encode_plan
+from cluster.sim.schedule import Fault, FaultKind
 from cluster.spec import ClusterSpec
 from dashboard.desk import Desk
 from dashboard.presenter.screen import compose, screen_text
@@ -153,5 +156,22 @@ def test_what_is_no_recording_is_refused_in_words(recorded, desk):
         terminal.await_text("leader lost")
         terminal.press("q")
         assert terminal.ends() == 0
+    finally:
+        terminal.close()
+
+
+def test_a_simulated_run_is_watched_with_its_time_to_walk_about_in(desk):
+    crash = Fault(0, 2_000_000_000, FaultKind.CRASH, "leader", 900_000_000)
+    schedule = desk / "schedule.json"
+    schedule.write_text(encode_plan(replace(draw_plan(3), faults=(crash,))))
+    terminal = Terminal([*RAFTDECK, "sim", "--schedule", str(schedule), "--watch"])
+    try:
+        terminal.await_text("REPLAY")
+        terminal.press("f")
+        terminal.await_text(r"crash n\d")
+        terminal.await_text("1 dead")
+        terminal.press("q")
+        assert terminal.ends() == 0
+        assert terminal.restored()
     finally:
         terminal.close()

@@ -97,7 +97,9 @@ def test_a_budget_that_ends_leaves_the_smallest_so_far() -> None:
 def test_a_plan_survives_its_file(profile) -> None:
     for seed in range(1, 30):
         plan = plan_of(seed, profile)
-        assert decode_plan(encode_plan(plan)) == plan
+        read = decode_plan(encode_plan(plan))
+        assert read == plan
+        assert read.compression is plan.compression, "an IntEnum is equal to its number"
 
 
 GOOD = encode_plan(draw_plan(1))
