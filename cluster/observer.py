@@ -11,15 +11,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Container, Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cluster.events import EventLog
 from cluster.frames import EVENTS_MAX, ClusterFrame, NodeFrame, NodeRates, ProcessState
 from cluster.processes import NodeProcess
 from cluster.spec import ClusterSpec
 from cluster.vacancies import Vacancies
-from node.admin import AdminPool, NodeReply
-from node.metrics import NodeSnapshot, SnapshotError
+from node.admin import AdminPool, NodeReply, Reply
+from node.metrics import NodeSnapshot, SnapshotError, WalSnapshot
 from node.status_wire import StatusView
 
 __all__ = ["Observer"]
@@ -63,6 +63,11 @@ class Observer:
         self._states = {node: process.state for node, process in processes.items()}
         self._vacancies = Vacancies()
         self._sequence = 0
+        self._awaited: dict[int, int] = {}
+        """Requests of operations that are not answered yet: number → node."""
+        self._answers: dict[int, Reply] = {}
+        self._bites: dict[int, int] = {}
+        """Bites of disk faults before those that stand now, by node."""
 
     def poll(self) -> None:
         """Look at every process, and ask every node that has no request outstanding."""
@@ -75,6 +80,17 @@ class Observer:
             args = {"since": self._views[node].token}
             if (sent := self._pool.request(node, "status", args)) is not None:
                 self._outstanding[node] = (sent, now)
+
+    def ask(self, node: int, verb: str, args: Mapping[str, Any]) -> int | None:
+        """Send a request for an operation; its number is for `answer`. None: not reachable now."""
+        number = self._pool.request(node, verb, args)
+        if number is not None:
+            self._awaited[number] = node
+        return number
+
+    def answer(self, number: int) -> Reply | None:
+        """Take the answer to `ask`; None: there is none yet, or never will be."""
+        return self._answers.pop(number, None)
 
     def look(self) -> None:
         """Look at every process, and note who froze or thawed."""
@@ -102,6 +118,8 @@ class Observer:
         self._history[node].clear()
         self._views[node].forget()
         self._outstanding.pop(node, None)
+        self._awaited = {number: of for number, of in self._awaited.items() if of != node}
+        self._bites.pop(node, None)
         self._states[node] = self._processes[node].state
 
     def receive(self, ready: Container[object]) -> None:
@@ -110,8 +128,11 @@ class Observer:
             self._take(answer)
 
     def _take(self, answer: NodeReply) -> None:
-        """Keep an answer if it is a snapshot of the process that runs now."""
+        """Keep an answer if it is a snapshot of the process that runs now, or an operation's."""
         node = answer.node
+        if self._awaited.pop(answer.reply.number, None) is not None:
+            self._answers[answer.reply.number] = answer.reply
+            return
         if self._outstanding.get(node, (0, 0.0))[0] == answer.reply.number:
             del self._outstanding[node]
         process = self._processes[node]
@@ -136,6 +157,8 @@ class Observer:
         now = time.monotonic()
         if not history:
             self._note_recovery(snapshot)
+        else:
+            self._note_faults(history[-1].snapshot.wal, snapshot)
         _remember(history, _Seen(now, snapshot))
         if process.state is ProcessState.RUNNING:
             self._note_elections(snapshot, now)
@@ -149,6 +172,24 @@ class Observer:
                 effect += f" · torn tail of {wal.torn_tail_bytes:,} bytes cut"
             text = f"n{node} recovered its log"
             self._events.add("recovered", text, cause="system", node=node, effect=effect)
+
+    def _note_faults(self, before: WalSnapshot, snapshot: NodeSnapshot) -> None:
+        """Tell when a disk fault first bites, and what all did when the last one is over."""
+        node, after = snapshot.node, snapshot.wal
+        if after.faults and node not in self._bites:
+            self._bites[node] = before.fault_bites
+        base = self._bites.get(node)
+        if base is None:
+            return
+        hit = after.fault_bites - base
+        if before.fault_bites <= base < after.fault_bites:
+            text = f"n{node}'s disk fault takes effect"
+            self._events.add("fault bites", text, cause="system", node=node)
+        if not after.faults:
+            del self._bites[node]
+            effect = f"{hit:,} operations hit" if hit else "it never took effect"
+            text = f"n{node}'s disk is healthy again"
+            self._events.add("healed", text, cause="system", node=node, effect=effect)
 
     def _note_elections(self, snapshot: NodeSnapshot, now: float) -> None:
         for taken in self._vacancies.seen(snapshot, now):

@@ -4,7 +4,7 @@
      "run_dir": "/run/user/1000/raftdeck/deck", "data_dir": "/home/…/deck/n1", "groups": 1,
      "heartbeat_ms": 50, "election_ms_min": 150, "election_ms_max": 300,
      "wal": {"segment_bytes": 67108864, "fill_step_bytes": 4194304, "prepare": "recycle", …},
-     "seed": 1, "entry_options": {}}
+     "power_loss": false, "recovery": "default", "seed": 1, "entry_options": {}}
 
 Times are whole milliseconds, sizes bytes. `data_dir` is the node's own directory (`…/n1`), never
 the cluster's. Unknown keys are refused: a misspelt timer must not silently be the default.
@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, get_args
 
 from node.exits import NodeExit, StartError
 from wal.policy import SyncPolicy
+from wal.recovery import RECOVERY_MODES, RecoveryMode
 
 __all__ = [
     "CONFIG_FORMAT",
@@ -87,6 +88,9 @@ class NodeConfig:
     election_ms_min: int = 150
     election_ms_max: int = 300
     wal: SyncPolicy = field(default_factory=SyncPolicy)
+    power_loss: bool = False
+    """Whether what is not synced is kept in the process's memory (`wal.writeback`)."""
+    recovery: RecoveryMode = "default"
     seed: int = 1
     entry_options: Mapping[str, EntryOption] = field(default_factory=dict)
     """Options of a supervised entry module that is not `node` itself; the product reads none."""
@@ -103,6 +107,8 @@ class NodeConfig:
         _check_timers(self.heartbeat_ms, self.election_ms_min, self.election_ms_max)
         _require_int("groups", self.groups, 1, GROUPS_MAX)
         _require_int("seed", self.seed, 0, (1 << 64) - 1)
+        if self.recovery not in RECOVERY_MODES:
+            raise ConfigError(f"recovery: {self.recovery!r} is not one of {RECOVERY_MODES}")
         for name, path in (("run_dir", self.run_dir), ("data_dir", self.data_dir)):
             if not path.is_absolute():
                 raise ConfigError(f"{name}: {str(path)!r} must be an absolute path")
@@ -204,6 +210,8 @@ _JSON_TYPES: Final[dict[str, type]] = {
     "run_dir": str,
     "data_dir": str,
     "wal": dict,
+    "power_loss": bool,
+    "recovery": str,
     "entry_options": dict,
 }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from node.admin import AdminLane
 from node.clients import ClientLane
 from node.config import NodeConfig
+from node.faults import DiskState
 from node.metrics import (
     GroupSnapshot,
     LaneSnapshot,
@@ -41,6 +42,8 @@ class StatusSource:
     uptime_ns: int
     recovered: Recovered
     recovery_ns: int = 0
+    started_ns: int = 0
+    disk: DiskState = field(default_factory=DiskState)
 
 
 def snapshot(
@@ -119,7 +122,7 @@ def group_row(group: GroupRuntime, now: int, started_ns: int = 0) -> GroupSnapsh
 
 
 def _wal(store: WalStore, source: StatusSource) -> WalSnapshot:
-    stats, recovered = store.log.stats(), source.recovered
+    stats, recovered, disk = store.log.stats(), source.recovered, source.disk
     return WalSnapshot(
         fsyncs=stats.syncs,
         entries=stats.entries,
@@ -140,6 +143,10 @@ def _wal(store: WalStore, source: StatusSource) -> WalSnapshot:
         sync_latency_us=stats.sync_latency_us,
         recovered_frames=recovered.frames,
         recovery_ns=source.recovery_ns,
+        faults=disk.standing,
+        fault_bites=disk.bites,
+        fault_bit_ns=-1 if disk.bit_ns < 0 else disk.bit_ns - source.started_ns,
+        unsynced_bytes=disk.unsynced,
     )
 
 
