@@ -237,7 +237,10 @@ class FaultBoard:
             fulls = [each for each in self._standing if each.fault.kind == "full"]
         for each in fulls:
             if growth > each.left and self._bite(each, "write", path):
-                return max(0, size - (growth - each.left)) & -_BLOCK
+                stored = max(0, size - (growth - each.left)) & -_BLOCK
+                with self._changed:
+                    each.left -= max(0, stored - (size - growth))
+                return stored
         for each in shorts:
             if size and self._bite(each, "write", path):
                 return drawn(each.fault.seed, "short", each.met) % size & -_BLOCK
