@@ -333,6 +333,8 @@ class WriteBackFilesystem:
 
     def add(self, inode: _Inode, entry: _Entry) -> None:
         """Note a change of a file."""
+        if not entry.length and not entry.cut:
+            return  # a write of nothing does not even move the end
         with self._lock:
             inode.journal.append(entry)
             end = entry.offset + entry.length

@@ -15,7 +15,8 @@ MORE_WORDS = {"disk-at", "disk-show"}
 class Recorder:
     """Notes which method of a cluster was called."""
 
-    def disk(self, fault, selector, seed):
+    def disk(self, fault, selector, seed=None, options=None):
+        assert options is None, "a key takes the defaults"
         return ActionResult(f"disk-{fault}", selector, (1,), {"n1": "x"}, (str(seed),))
 
     def __getattr__(self, name):
