@@ -26,116 +26,19 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final, Literal
 
 from wal.faults import drawn
-from wal.filesystem import Buffer, File, FileMode, Lock, TunableFilesystem
+from wal.filesystem import Buffer, FileMode, Lock, TunableFilesystem
+from wal.journal import Entry, EntryState, Inode, tear_file
 from wal.policy import Capability
 
-__all__ = ["SECTOR_BYTES", "Torn", "Unsynced", "WriteBackFile", "WriteBackFilesystem"]
+__all__ = ["Torn", "Unsynced", "WriteBackFile", "WriteBackFilesystem"]
 
-SECTOR_BYTES: Final = 512
-"""What a disk writes whole or not at all."""
 JOURNAL_BYTES_MAX: Final = 256 << 20
 """Of all files: what the log's own queue may hold as well."""
-
-
-class _State(Enum):
-    """What became of an entry of a file's journal."""
-
-    DIRTY = 1
-    SAFE = 2
-    """Synced, in a file whose name is not."""
-    LOST = 3
-    """Covered by a sync that failed: seen, and never written."""
-    WRITTEN = 4
-    """Kept because an older one is LOST, which it may cover."""
-
-
-@dataclass(slots=True)
-class _Entry:
-    """Bytes at an offset (None: zeros), or with `cut` a new length."""
-
-    offset: int
-    length: int
-    data: bytes | None = None
-    cut: bool = False
-    state: _State = _State.DIRTY
-
-    def show(self, view: bytearray, start: int) -> None:
-        """Change what was read from `start` on to what a reader sees after this entry."""
-        end = start + len(view)
-        if self.cut:
-            if self.offset < end:
-                first = max(self.offset - start, 0)
-                view[first:] = bytes(len(view) - first)
-            return
-        low, high = max(self.offset, start), min(self.offset + self.length, end)
-        if low < high:
-            source = self.data
-            piece = bytes(high - low)
-            if source is not None:
-                piece = source[low - self.offset : high - self.offset]
-            view[low - start : high - start] = piece
-
-    def write(self, file: File) -> None:
-        """Do it to the file below."""
-        if self.cut:
-            file.truncate(self.offset)
-        elif self.data is None:
-            file.zero_fill(self.offset, self.length)
-        else:
-            file.pwritev([self.data], self.offset)
-
-    @property
-    def weight(self) -> int:
-        """Bytes of memory."""
-        return 0 if self.data is None else len(self.data)
-
-
-class _Inode:
-    """One file: what is below, and the journal over it. All under the file system's lock."""
-
-    __slots__ = ("below", "handles", "journal", "path", "pending", "size")
-
-    def __init__(self, path: str, below: File | None) -> None:
-        self.path = path
-        self.below = below
-        """None until its name is durable."""
-        self.journal: list[_Entry] = []
-        self.size = 0 if below is None else below.size()
-        self.handles = 0
-        self.pending = below is None
-        """Whether a change of its name is not synced."""
-
-    def read(self, length: int, offset: int) -> bytes:
-        if not self.journal and self.below is not None:
-            return self.below.pread(length, offset)
-        length = min(length, self.size - offset)
-        if length <= 0:
-            return b""
-        found = b"" if self.below is None else self.below.pread(length, offset)
-        view = bytearray(found)
-        view.extend(bytes(length - len(found)))
-        for entry in self.journal:
-            entry.show(view, offset)
-        return bytes(view)
-
-    def flush(self, state: _State = _State.DIRTY) -> None:
-        """Write entries of a state below, in order, or keep them for the name to come."""
-        for entry in self.journal:
-            if entry.state is state:
-                if self.below is not None:
-                    entry.write(self.below)
-                entry.state = _State.SAFE if self.below is None else _State.WRITTEN
-        if not any(entry.state is _State.LOST for entry in self.journal):
-            self.journal = [e for e in self.journal if e.state is not _State.WRITTEN]
-
-    def dirty(self) -> Iterator[_Entry]:
-        return (entry for entry in self.journal if entry.state is _State.DIRTY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +48,7 @@ class _Step:
     kind: Literal["create", "rename", "unlink"]
     path: str
     source: str = ""
-    inode: _Inode | None = None
+    inode: Inode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +83,7 @@ class WriteBackFile:
 
     __slots__ = ("_dsync", "_fs", "_inode")
 
-    def __init__(self, fs: WriteBackFilesystem, inode: _Inode, mode: FileMode) -> None:
+    def __init__(self, fs: WriteBackFilesystem, inode: Inode, mode: FileMode) -> None:
         """Use `WriteBackFilesystem.open`."""
         self._fs = fs
         self._inode = inode
@@ -189,13 +92,13 @@ class WriteBackFile:
     def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:
         """See `File.pwritev`."""
         data = b"".join(buffers)
-        self._fs.add(self._inode, _Entry(offset, len(data), data))
+        self._fs.add(self._inode, Entry(offset, len(data), data))
         if self._dsync:
             self.datasync()
 
     def zero_fill(self, offset: int, length: int) -> None:
         """See `File.zero_fill`."""
-        self._fs.add(self._inode, _Entry(offset, length))
+        self._fs.add(self._inode, Entry(offset, length))
         if self._dsync:
             self.datasync()
 
@@ -206,7 +109,7 @@ class WriteBackFile:
 
     def truncate(self, length: int) -> None:
         """See `File.truncate`."""
-        self._fs.add(self._inode, _Entry(length, 0, cut=True))
+        self._fs.add(self._inode, Entry(length, 0, cut=True))
 
     def datasync(self) -> None:
         """See `File.datasync`."""
@@ -246,7 +149,7 @@ class WriteBackFilesystem:
         """Keep over `below` what is not synced."""
         self._below = below
         self._lock = threading.RLock()
-        self._inodes: dict[str, _Inode] = {}
+        self._inodes: dict[str, Inode] = {}
         """Files that are open, have a journal, or whose name changed; by the name that is seen."""
         self._gone: set[str] = set()
         """Names that are below, and not what is seen there."""
@@ -262,7 +165,7 @@ class WriteBackFilesystem:
             if create:
                 if self.exists(path):
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-                inode = self._inodes[path] = _Inode(path, None)
+                inode = self._inodes[path] = Inode(path, None)
                 self._note(_Step("create", path, inode=inode))
             return self._handle(path, FileMode())
 
@@ -331,7 +234,7 @@ class WriteBackFilesystem:
 
     # ---- for the files ---------------------------------------------------------------------
 
-    def add(self, inode: _Inode, entry: _Entry) -> None:
+    def add(self, inode: Inode, entry: Entry) -> None:
         """Note a change of a file."""
         if not entry.length and not entry.cut:
             return  # a write of nothing does not even move the end
@@ -354,7 +257,7 @@ class WriteBackFilesystem:
             inode.flush()
         self._weight = 0
 
-    def flush(self, inode: _Inode) -> None:
+    def flush(self, inode: Inode) -> None:
         """Make a file's content durable; waits for the disk without the lock."""
         with self._lock:
             self._weight -= sum(entry.weight for entry in inode.dirty())
@@ -363,18 +266,18 @@ class WriteBackFilesystem:
         if below is not None:
             below.datasync()
 
-    def lose(self, inode: _Inode) -> None:
+    def lose(self, inode: Inode) -> None:
         """Take what is dirty for clean, without writing it."""
         with self._lock:
             for entry in inode.dirty():
-                entry.state = _State.LOST
+                entry.state = EntryState.LOST
 
-    def read(self, inode: _Inode, length: int, offset: int) -> bytes:
+    def read(self, inode: Inode, length: int, offset: int) -> bytes:
         """Return what a reader sees."""
         with self._lock:
             return inode.read(length, offset)
 
-    def closed(self, inode: _Inode) -> None:
+    def closed(self, inode: Inode) -> None:
         """Take note that a handle is closed."""
         with self._lock:
             inode.handles -= 1
@@ -405,7 +308,7 @@ class WriteBackFilesystem:
                     self._replay(step)
             sectors = sectors_kept = 0
             for inode in sorted(self._inodes.values(), key=lambda each: each.path):
-                found, kept = _tear_file(inode, seed)
+                found, kept = tear_file(inode, seed)
                 sectors, sectors_kept = sectors + found, sectors_kept + kept
             return Torn(sectors_kept, sectors, names_kept, names)
 
@@ -416,15 +319,15 @@ class WriteBackFilesystem:
         inode.handles += 1
         return WriteBackFile(self, inode, mode)
 
-    def _find(self, path: str) -> _Inode:
+    def _find(self, path: str) -> Inode:
         inode = self._inodes.get(path)
         if inode is None:
             if path in self._gone:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-            inode = self._inodes[path] = _Inode(path, self._below.open(path))
+            inode = self._inodes[path] = Inode(path, self._below.open(path))
         return inode
 
-    def _forget(self, inode: _Inode) -> None:
+    def _forget(self, inode: Inode) -> None:
         """Close a file below if nobody needs it: it is not open, and neither dirty nor renamed."""
         is_seen = self._inodes.get(inode.path) is inode
         if inode.handles or (is_seen and (inode.journal or inode.pending)):
@@ -461,32 +364,8 @@ class WriteBackFilesystem:
             assert step.inode is not None
             inode = step.inode
             inode.below = below.open(step.path, create=True)
-            inode.flush(_State.SAFE)
+            inode.flush(EntryState.SAFE)
             inode.below.datasync()
-
-
-def _tear_file(inode: _Inode, seed: int) -> tuple[int, int]:
-    """Write a drawn subset of a file's unsynced sectors below; return how many of how many."""
-    touched: set[int] = set()
-    old = 0 if inode.below is None else inode.below.size()
-    for entry in inode.dirty():
-        low, high = entry.offset, entry.offset + entry.length
-        if entry.cut:
-            low, high = sorted((entry.offset, old))
-        touched.update(range(low // SECTOR_BYTES, -(-high // SECTOR_BYTES)))
-    if inode.below is None or not touched:
-        return len(touched), 0
-    name = _name(inode.path)
-    size = inode.size if drawn(seed, "size", name) & 1 else old
-    odds = (0, 30, 70, 100)[drawn(seed, "odds", name) % 4]
-    kept = [s for s in sorted(touched) if drawn(seed, "sector", name, s) % 100 < odds]
-    content = [(s * SECTOR_BYTES, inode.read(SECTOR_BYTES, s * SECTOR_BYTES)) for s in kept]
-    if size != old:
-        inode.below.truncate(size)
-    for offset, data in content:
-        if data[: max(0, size - offset)]:
-            inode.below.pwritev([data[: size - offset]], offset)
-    return len(touched), len(kept)
 
 
 def _directory(path: str) -> str:

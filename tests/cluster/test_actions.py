@@ -6,7 +6,6 @@ from cluster.cli_disk import disk
 from cluster.cli_nodes import node
 from cluster.operations import NODE_VERBS
 
-
 COMMANDS = {"nodes": node, "disks": disk}
 MORE_WORDS = {"disk-at", "disk-show"}
 """Verbs that are no key: one takes a point, one only asks."""

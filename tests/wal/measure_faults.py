@@ -19,7 +19,7 @@ from statistics import median
 from wal import OsFilesystem
 from wal.faultfs import FaultFile, FaultFilesystem
 from wal.faults import FaultBoard
-from wal.filesystem import File
+from wal.filesystem import File, TunableFilesystem
 from wal.writeback import WriteBackFilesystem
 
 ROUNDS = 15
@@ -69,7 +69,7 @@ def write_us(file: File) -> float:
 def main(root: Path) -> None:
     """Print the table."""
     bare = OsFilesystem()
-    kinds = {
+    kinds: dict[str, TunableFilesystem] = {
         "bare": bare,
         "wrapped, no fault": FaultFilesystem(bare, board()),
         "wrapped, power-loss mode": FaultFilesystem(WriteBackFilesystem(bare), board()),

@@ -28,7 +28,7 @@ from tests.wal.support import (
 )
 from tests.wal.test_failures import step_log
 from wal import CorruptLogError, Log, SyncPolicy, TornTailError, WalError, recover
-from wal.recovery import Recovered
+from wal.recovery import Recovered, RecoveryMode
 from wal.sealed import read_sealed
 from wal.segment import SEALED_NAME
 
@@ -217,7 +217,7 @@ ROWS: Mapping[str, Row] = {
 }
 
 
-def try_open(fs: CrashFilesystem, mode: str) -> Recovered | WalError:
+def try_open(fs: CrashFilesystem, mode: RecoveryMode) -> Recovered | WalError:
     """Open and abort; a refusal changes nothing."""
     before = {name: fs.read(f"{DIRECTORY}/{name}") for name in wal_names(fs)}
     try:
