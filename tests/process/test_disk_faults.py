@@ -262,3 +262,19 @@ def test_a_power_cut_shows_that_a_node_acknowledges_before_it_syncs(tmp_path: Pa
 def test_a_kill_alone_does_not_show_it(tmp_path: Path) -> None:
     """Why power-loss mode exists: the same nodes, the same kill, and nothing is missing."""
     assert not early_acks(tmp_path, power_loss=False).lost
+
+
+@pytest.mark.long("faults")
+@pytest.mark.timeout(1200)
+def test_twenty_cuts_of_everything_lose_nothing(load: Load) -> None:
+    """Whole and torn by turns, each torn one by a seed of its own."""
+    for number in range(20):
+        load.syncs_take_a_while()
+        load.more_acks()
+        if number % 2:
+            load.cluster.disk("powercut", "all")
+        else:
+            load.cluster.disk("torn", "all", number)
+        load.cluster.start("all")
+        load.cluster.wait_ready(WAIT_S)
+    load.nothing_is_lost()
