@@ -171,6 +171,8 @@ def wal_command(
     from cluster.bench.wal import Settings, wal
     from cluster.bench.wal_charts import drawn, save_svg
 
+    if svg is not None and not svg.absolute().parent.is_dir():  # known before minutes are spent
+        raise CommandError(Exit.USAGE, f"--svg {svg}: its directory does not exist")
     with _scratch(data) as directory:
         settings = Settings(directory, quick, rounds or (3 if quick else 5), policies, peers)
         report = wal(settings, note)

@@ -79,12 +79,19 @@ class Rest:
 
 
 def read_frames(
-    file: ReadFile, number: int, stop: Stop, *, start: int = 0, uid: int | None = None
+    file: ReadFile,
+    number: int,
+    stop: Stop,
+    *,
+    start: int = 0,
+    uid: int | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> Iterator[Frame]:
     """Yield the valid frames of segment `number` from `start`; `stop` says where and why it ended.
 
     Checks CRCs, lengths, uid and sequence within the segment, and padding; the first frame's uid
-    only if `uid` is given. Raises OtherFormatError at a record of a newer format.
+    only if `uid` is given. Reads so much at a time. Raises OtherFormatError at a record of a newer
+    format.
     """
     size = file.size()
     chunk, base = memoryview(b""), 0
@@ -96,7 +103,7 @@ def read_frames(
         if offset + FRAME_BYTES_MIN > size:
             return
         if offset + FRAME_BYTES_MIN > base + len(chunk):
-            chunk, base = memoryview(file.pread(CHUNK_BYTES, offset)), offset
+            chunk, base = memoryview(file.pread(chunk_bytes, offset)), offset
         place = offset - base
         stop.ours = uid is not None and int.from_bytes(chunk[place : place + 8], "little") == uid
         try:
@@ -109,7 +116,7 @@ def read_frames(
             if sequence is not None and number_of != sequence:
                 raise FrameError(f"sequence {number_of}, not {sequence}")
             if place + room > len(chunk):
-                chunk = memoryview(file.pread(max(CHUNK_BYTES, room), offset))
+                chunk = memoryview(file.pread(max(chunk_bytes, room), offset))
                 base, place = offset, 0
             body = chunk[place + FRAME_BYTES_MIN : place + length]
             computed = crc(body, 0)

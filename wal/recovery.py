@@ -73,6 +73,8 @@ RECOVERY_MODES: Final[tuple[RecoveryMode, ...]] = get_args(RecoveryMode)
 
 _OWN: Final = frozenset({int(Kind.SEAL), int(Kind.OPEN)})
 """Kinds of the log's own records, which belong to no group."""
+_CHECKPOINT_BYTES: Final = 64 << 10
+"""Holds the checkpoint of some hundred groups; a larger one is read once more, in full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,8 @@ class _Recovery:
         """Return the checkpoint that a segment starts with; None if it is not its own."""
         self._start = Stop()
         with closing(self._fs.open_read(self._path(number))) as file:
-            frame = next(read_frames(file, number, self._start), None)
+            frames = read_frames(file, number, self._start, chunk_bytes=_CHECKPOINT_BYTES)
+            frame = next(frames, None)
         if frame is None:
             return None
         if frame.fields[0] != Kind.CHECKPOINT or frame.fields[4] != number:

@@ -4,7 +4,7 @@ This is what `raftdeck bench wal` measures itself against, so it is frozen, and 
 imports nothing of the project. Its records have CWal's layout (seed 4): u64 length, data, u32 CRC;
 so they could be read back. There is no opening, recovery, segment, group, handle, thread or limit.
 
-Every function makes its file, prepares it, runs one loop and removes the file. The time is that of
+Each makes its file, prepares it, runs its loop and removes the file. The time is that of
 the loop, which includes encoding the records where there are records.
 """
 
@@ -24,7 +24,7 @@ try:
 except ImportError:  # then slower, but not another kind of work
     checksum = zlib.crc32
 
-__all__ = ["Timing", "blocks", "grouped", "naive", "read_and_checksum"]
+__all__ = ["Ring", "Timing", "grouped", "naive", "read_and_checksum"]
 
 _LENGTH = Struct("<Q")
 _CRC = Struct("<I")
@@ -80,12 +80,20 @@ def grouped(path: Path, records: Sequence[bytes], group: int) -> Timing:
     return Timing(seconds, groups, groups)
 
 
-def blocks(path: Path, buffers: Sequence[bytes], count: int, span: int) -> Timing:
-    """Write the same buffers `count` times, each time with fdatasync, in a ring of `span` zeros."""
-    size = sum(map(len, buffers))
-    descriptor = _zeroed(path, span)
-    try:
-        offset = 0
+class Ring:
+    """Blocks written one by one, each with fdatasync, round and round in a file of zeros."""
+
+    def __init__(self, path: Path, span: int) -> None:
+        """Make the file, `span` bytes that are on the disk."""
+        self._path = path
+        self._span = span
+        self._offset = 0
+        self._descriptor = _zeroed(path, span)
+
+    def write(self, buffers: Sequence[bytes], count: int) -> float:
+        """Write the same buffers `count` times, each time with fdatasync; return the seconds."""
+        size = sum(map(len, buffers))
+        descriptor, offset, span = self._descriptor, self._offset, self._span
         started = time.perf_counter()
         for _ in range(count):
             if offset + size > span:
@@ -94,10 +102,13 @@ def blocks(path: Path, buffers: Sequence[bytes], count: int, span: int) -> Timin
             os.fdatasync(descriptor)
             offset += size
         seconds = time.perf_counter() - started
-    finally:
-        os.close(descriptor)
-        os.unlink(path)
-    return Timing(seconds, count, count)
+        self._offset = offset
+        return seconds
+
+    def close(self) -> None:
+        """Remove the file."""
+        os.close(self._descriptor)
+        os.unlink(self._path)
 
 
 def read_and_checksum(paths: Sequence[Path]) -> tuple[float, int]:

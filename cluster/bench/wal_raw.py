@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,13 +29,14 @@ Say = Callable[[str], None]
 
 SEGMENT_BYTES: Final = 64 << 20
 SPARES: Final = 4
+SLICE_BLOCKS: Final = 8
 BLOCKS: Final[Mapping[str, int]] = {"4KiB": 4 << 10, "64KiB": 64 << 10, "1MiB": 1 << 20}
 PREPARATIONS: Final[tuple[Prepare, ...]] = ("append", "fallocate", "zero_fill", "recycle")
 _FRAME_BYTES: Final = 96 + 4
 """Prefix, header, and the length of the one entry."""
 _TIMEOUT_S: Final = 60.0
-_BATCH_ENTRIES: Final = 64
-"""Of 1 KiB: about what a node makes of a thousand outstanding puts in four requests."""
+_BATCH_ENTRIES: Final = 256
+"""Of 1 KiB: what a node makes of a thousand outstanding puts in four requests, the clients' default."""
 
 
 class Feed:
@@ -68,45 +69,54 @@ class Feed:
 
 
 def raw_limit(directory: Path, turns: Turns, bytes_each: int, say: Say) -> list[dict[str, Any]]:
-    """Write blocks one by one, each synced: our log inline, and `pwritev` with `fdatasync`."""
+    """Write blocks one by one, each synced: our log inline, and `pwritev` with `fdatasync`.
+
+    Both take turns every few blocks, so that whoever else writes to the disk delays them alike.
+    """
     rows = []
     policy = SyncPolicy(segment_bytes=SEGMENT_BYTES, spare_segments_max=SPARES, driver="inline")
-    with fresh_log(directory / "raw", policy) as (log, fs, index):
+    with (
+        fresh_log(directory / "raw", policy) as (log, _, index),
+        closing(wal_bare.Ring(directory / "bare", SEGMENT_BYTES)) as ring,
+    ):
         feed = Feed(1 << 20, index)
         for name, size in BLOCKS.items():
             feed = Feed(size, feed.index)
-            count = max(50, min(1_000, bytes_each // size))
-            ours, bare, calls = [], [], 0
+            count = max(80, min(1_000, bytes_each // size)) // SLICE_BLOCKS * SLICE_BLOCKS
+            ours, bare = [], []
             for _ in turns:
-                bare.append(
-                    wal_bare.blocks(
-                        directory / "bare", feed.buffers(), count, SEGMENT_BYTES
-                    ).seconds
-                )
                 _stock_up(log, feed)
-                records, before = feed.records(count), fs.calls.syncs
-                ours.append(_write(log, records))
-                calls = fs.calls.syncs - before
+                seconds = _by_slices(log, ring, feed, count)
+                ours.append(seconds[0])
+                bare.append(seconds[1])
             rows.append(
                 {
                     "section": "raw", "case": name, "bytes": size, "count": count, "rounds": turns.taken,
                     "ours_per_s": _per_s(count, ours), "bare_per_s": _per_s(count, bare),
                     "ours_mb_per_s": _per_s(count * size / 1e6, ours),
-                    "bare_mb_per_s": _per_s(count * size / 1e6, bare), "spread": spread(bare), "fsyncs": calls,
+                    "bare_mb_per_s": _per_s(count * size / 1e6, bare), "spread": spread(bare),
                 }
             )  # fmt: skip
-            say(
-                f"raw, {name}: ours {rows[-1]['ours_per_s']:,.0f}/s, bare {rows[-1]['bare_per_s']:,.0f}/s"
-            )
+            row = rows[-1]
+            say(f"raw, {name}: ours {row['ours_per_s']:,.0f}/s, bare {row['bare_per_s']:,.0f}/s")
     return rows
+
+
+def _by_slices(log: Log, ring: wal_bare.Ring, feed: Feed, count: int) -> tuple[float, float]:
+    """Write `count` blocks on each side, a slice here and a slice there; return the seconds of both."""
+    records, buffers = feed.records(count), feed.buffers()
+    ours = bare = 0.0
+    for start in range(0, count, SLICE_BLOCKS):
+        bare += ring.write(buffers, SLICE_BLOCKS)
+        ours += _write(log, records[start : start + SLICE_BLOCKS])
+    return ours, bare
 
 
 def _stock_up(log: Log, feed: Feed) -> None:
     """See to it that the log has spare segments for a round; unmeasured."""
     large = Feed(1 << 20, feed.index)
-    if (
-        log.stats().spares < 2
-    ):  # many at once: a segment that begins takes a spare, one that ends gives it
+    if log.stats().spares < 2:
+        # Many at once: a segment that begins takes a spare, so that giving back one by one adds none.
         for record in large.records(3 * SEGMENT_BYTES >> 20):
             log.append([record]).wait(_TIMEOUT_S)
     feed.index = large.index
@@ -144,15 +154,16 @@ def preparations(directory: Path, turns: Turns, count: int, say: Say) -> list[di
 
 
 def append_cost(directory: Path, turns: Turns) -> dict[str, Any]:
-    """Return the processor time of appending 100 bytes in batches of 100, system calls included.
+    """Return the processor time of appending 100 bytes in batches of 100, the write included.
 
     `entry`: a batch is one record, its encoding counted. `frame`: a batch is an append of 100 records
-    that were encoded before, as a node's are that holds many groups.
+    that were encoded before, as a node's are that holds many groups. The log is buffered: a sync costs
+    the processor the same whatever was written, and what it evicts from the caches.
     """
     shape = Shape(20_000, 100, 100)
     payloads = shape.payloads()
     costs: dict[str, list[float]] = {"entry": [], "frame": []}
-    policy = SyncPolicy(segment_bytes=16 << 20, driver="inline", prepare="zero_fill")
+    policy = SyncPolicy(segment_bytes=16 << 20, driver="inline", commit="buffered")
     for _ in turns:
         with fresh_log(directory / "cost", policy) as (log, _, index):
             started = time.process_time()
@@ -207,7 +218,9 @@ def recovery(directory: Path, turns: Turns, total_bytes: int, say: Say) -> list[
     """Recover a log, and read and checksum the same bytes, both from the page cache."""
     rows = []
     for case, entries, size in (
-        ("64 KiB batches", _BATCH_ENTRIES, total_bytes), ("1 KiB batches", 1, total_bytes // 8),
+        ("256 KiB batches", _BATCH_ENTRIES, total_bytes),
+        ("64 KiB batches", 64, total_bytes // 4),
+        ("1 KiB batches", 1, total_bytes // 8),
     ):  # fmt: skip
         with written(directory, size, entries) as place:
             ours, bare, frames, read = [], [], 0, 0

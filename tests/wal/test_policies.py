@@ -570,3 +570,25 @@ def test_advice_is_an_operation_that_needs_a_file_that_takes_it() -> None:
     io.perform(StartWriteback("a", 0, 4096))
     assert fs.advice == [("drop", 0, 4096), ("write", 0, 4096)]
     io.close()
+
+
+def test_the_docs_name_every_field_every_policy_and_the_tuning_guides_numbers() -> None:
+    from dataclasses import fields
+
+    from tests.wal.support import ROOT
+    from wal.policy import _CHOICES
+
+    text = (ROOT / "docs" / "wal.md").read_text()
+    for field in fields(SyncPolicy):
+        assert f"`{field.name}`" in text, field.name
+    for value in {value for choices in _CHOICES.values() for value in choices} | set(PRESETS):
+        assert f"`{value}`" in text, value
+    numbers = {
+        "gather_bytes": lambda value: f"{value >> 10} KiB",
+        "gather_records": lambda value: f"{value:,}",
+        "gather_us": lambda value: f"{value // 1000} ms",
+        "fill_step_bytes": lambda value: f"{value >> 20} MiB",
+    }
+    for name, shown in numbers.items():
+        row = " | ".join(shown(preset[name]) for preset in TUNING.values())
+        assert f"| `{name}` | {row} |" in text, row
