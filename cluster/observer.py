@@ -176,8 +176,8 @@ class Observer:
     def _note_faults(self, before: WalSnapshot, snapshot: NodeSnapshot) -> None:
         """Tell when a disk fault first bites, and what all did when the last one is over."""
         node, after = snapshot.node, snapshot.wal
-        if after.faults and node not in self._bites:
-            self._bites[node] = before.fault_bites
+        if after.faults or after.fault_bites > before.fault_bites:  # or it was over in between
+            self._bites.setdefault(node, before.fault_bites)
         base = self._bites.get(node)
         if base is None:
             return
@@ -187,7 +187,8 @@ class Observer:
             self._events.add("fault bites", text, cause="system", node=node)
         if not after.faults:
             del self._bites[node]
-            effect = f"{hit:,} operations hit" if hit else "it never took effect"
+            operations = "operation" if hit == 1 else "operations"
+            effect = f"{hit:,} {operations} hit" if hit else "it never took effect"
             text = f"n{node}'s disk is healthy again"
             self._events.add("healed", text, cause="system", node=node, effect=effect)
 

@@ -172,16 +172,14 @@ class DiskFaults:
         self._disk = disk
         self._cache = WriteBackFilesystem(disk) if config.power_loss else None
         self._board = FaultBoard(time.monotonic_ns, _end, lambda text: say(f"disk fault: {text}"))
-        self._flips = 0
-        self._flipped_ns = -1
         self.filesystem = FaultFilesystem(self._cache or disk, self._board)
 
     def state(self) -> DiskState:
         """Return what a status tells."""
         return DiskState(
             self._board.standing,
-            self._board.bites + self._flips,
-            max(self._board.bit_ns, self._flipped_ns),
+            self._board.bites,
+            self._board.bit_ns,
             0 if self._cache is None else self._cache.unsynced.size,
         )
 
@@ -244,8 +242,6 @@ class DiskFaults:
             flip = flip_bit(self._disk, path, offset, bit)
         except (OSError, ValueError) as error:
             raise FaultError(f"disk flip: {path}, byte {offset}: {error}") from None
-        self._flips += 1
-        self._flipped_ns = time.monotonic_ns()
         text = (
             f"bit {bit} of {position_text(segment << 32 | offset)} turned over:"
             f" {flip.before:02x} is now {flip.after:02x}"
@@ -262,7 +258,8 @@ def _end(text: str) -> None:
 
 
 def _report_line(report: FaultReport) -> str:
-    bit = f"bit {report.bites} times, last at the {report.where}" if report.bites else "never bit"
+    times = "1 time" if report.bites == 1 else f"{report.bites:,} times"
+    bit = f"bit {times}, last at the {report.where}" if report.bites else "never bit"
     stands = f"{report.left_ms / 1000:.1f} s left" if report.left_ms else "over"
     return f"{report.fault.kind}: {report.fault}: {bit} ({stands})"
 
