@@ -25,7 +25,7 @@ from cluster.local import LocalCluster
 from cluster.spec import ClusterSpec
 from tests.process.hand import PLANTED
 from tests.process.test_kill_all import endless_lines
-from wal import SyncPolicy
+from wal import Log, LogIdentity, OsFilesystem, SyncPolicy
 
 NODES = 3
 WAIT_S = 60.0
@@ -134,6 +134,33 @@ def test_nothing_acknowledged_is_lost_when_the_power_of_the_leader_fails_in_mid_
         load.cluster.wait_ready(WAIT_S)
     assert sectors > 0, "nothing was ever under way"
     load.nothing_is_lost()
+
+
+def test_a_strict_node_refuses_its_torn_tail_until_somebody_cuts_it(tmp_path: Path) -> None:
+    with loaded(tmp_path, recovery="strict") as load:
+        refusal = ""
+        for seed in range(1, 30):  # not every cut leaves a part of a write
+            load.syncs_take_a_while()
+            load.more_acks()
+            victim = load.cluster.disk("torn", "leader", seed).nodes[0]
+            try:
+                load.cluster.start("down")
+            except CommandError as error:
+                refusal = str(error)
+                break
+            load.cluster.wait_ready(WAIT_S)
+        assert "strict recovery refuses it" in refusal, "no cut left a torn tail"
+        process = load.cluster.frame().node(victim).process
+        assert (process.state, process.exit_code) == (ProcessState.CRASHED, 65)
+        load.more_acks()
+        spec = load.cluster.spec
+        identity = LogIdentity(bytes.fromhex(spec.cluster_id), victim)
+        log, found = Log.open(OsFilesystem(), str(spec.node_dir(victim) / "wal"), identity)
+        log.abort()
+        assert found.torn is not None
+        load.cluster.start("down")
+        load.cluster.wait_ready(WAIT_S)
+        load.nothing_is_lost()
 
 
 def test_a_follower_whose_sync_fails_ends_with_74_and_comes_back(load: Load) -> None:
