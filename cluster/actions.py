@@ -1,6 +1,7 @@
-"""The verbs that a person can apply to nodes, declared once.
+"""The verbs that a person can apply to nodes and their disks, declared once.
 
-Command line, keys, command palette, help and scenario steps are made from `ACTIONS`.
+Command line, keys, command palette, help and scenario steps are made from `ACTIONS`. A verb that
+takes more words than a selector (`disk at`) is on the command line only.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from cluster.api import ActionResult, Cluster
 
 __all__ = ["ACTIONS", "ACTIONS_BY_NAME", "Action", "Target"]
 
-Target = Literal["nodes"]
-"""What an action is applied to: nodes, named by a selector."""
+Target = Literal["nodes", "disks"]
+"""What an action is applied to: nodes, or their disks; named by a selector of nodes."""
 
 Run = Callable[[Cluster, str, int | None], ActionResult]
 
@@ -39,9 +40,32 @@ class Action:
     asks: bool = False
 
     @property
+    def word(self) -> str:
+        """The verb as the command line has it: `raftdeck node kill`, `raftdeck disk slow`."""
+        return self.name.removeprefix("disk-")
+
+    @property
     def reversible(self) -> bool:
         """Whether another verb takes this one back."""
         return self.undone_by is not None
+
+
+def _disk(
+    fault: str, help: str, options: str = "", *, key: str, effect: str, asks: bool = False
+) -> Action:
+    """Declare a verb of disks; without options it takes the fault's defaults."""
+    ends = fault in ("powercut", "torn")
+    return Action(
+        f"disk-{fault}",
+        help,
+        f"raftdeck disk {fault} leader{options}",
+        "disks",
+        "start" if ends else None if fault in ("flip", "heal") else "disk-heal",
+        lambda cluster, selector, seed: cluster.disk(fault, selector, seed),
+        key=key,
+        effect=effect,
+        asks=asks,
+    )
 
 
 ACTIONS: Final[tuple[Action, ...]] = (
@@ -104,6 +128,67 @@ ACTIONS: Final[tuple[Action, ...]] = (
         lambda cluster, selector, seed: cluster.resume(selector, seed),
         key="p",
         effect="SIGCONT: it wakes up with old messages in its inbox",
+    ),
+    _disk(
+        "slow",
+        "Let syncs (or another operation) take longer.",
+        " --by 50ms --for 2s",
+        key="s",
+        effect="every sync of its log takes 100 ms longer, for 10 s",
+    ),
+    _disk(
+        "stall",
+        "Let syncs (or another operation) wait for the end of the fault.",
+        " --for 2s",
+        key="l",
+        effect="its disk hangs: every sync waits, for 10 s",
+    ),
+    _disk(
+        "fail",
+        "Let a sync (or another operation) fail with EIO.",
+        key="f",
+        effect="its next sync fails with EIO: the log is poisoned, exit 74",
+    ),
+    _disk(
+        "full",
+        "Let the disk be full: no file grows any more.",
+        " --bytes 1000000 --for 5s",
+        key="u",
+        effect="its disk is full: ENOSPC for whatever grows a file, for 10 s",
+    ),
+    _disk(
+        "short",
+        "Let a write store a part and end with ENOSPC.",
+        " --seed 7",
+        key="h",
+        effect="its next write ends half-way with ENOSPC, and is tried again",
+    ),
+    _disk(
+        "flip",
+        "Turn over one bit of the log at rest.",
+        " --offset 4711 --bit 3",
+        key="b",
+        effect="one durable bit of its log turns over: a restart refuses the log, exit 65",
+        asks=True,
+    ),
+    _disk(
+        "torn",
+        "Cut the power in mid-write: a drawn part of what is not synced reaches the disk.",
+        " --seed 7",
+        key="o",
+        effect="a drawn part of what is not synced reaches the disk, then SIGKILL",
+    ),
+    _disk(
+        "powercut",
+        "Cut the power: what is not synced is gone.",
+        key="c",
+        effect="SIGKILL, and what its log has not synced is gone (needs up --power-loss)",
+    ),
+    _disk(
+        "heal",
+        "End every disk fault, and tell what it did.",
+        key="e",
+        effect="every fault of its disk ends",
     ),
 )
 

@@ -5,7 +5,7 @@ Scenarios, actions, demo and dashboard are written against `Cluster` and know no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
@@ -75,6 +75,18 @@ class Cluster(Protocol):
 
     def resume(self, selector: str, seed: int | None = None) -> ActionResult:
         """SIGCONT."""
+
+    def disk(
+        self,
+        fault: str,
+        selector: str,
+        seed: int | None = None,
+        options: Mapping[str, int | str] | None = None,
+    ) -> ActionResult:
+        """Let a disk fault (`node.faults.FIELDS`) stand, flip a bit, cut the power, or heal.
+
+        `options` are the fault's own; the result's notes say what each node did.
+        """
 
     def as_step(self, step: str) -> AbstractContextManager[None]:
         """Name a scenario's step as the cause of the verbs and marks of a `with` block."""

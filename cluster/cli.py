@@ -21,6 +21,7 @@ VERBS: Final[dict[str, LazyVerb]] = {
     "ls": LazyVerb("cluster.cli_cluster", "ls", "List the running clusters."),
     "status": LazyVerb("cluster.cli_status", "status", "Show every node, or wait for a state."),
     "node": LazyVerb("cluster.cli_nodes", "node", "Kill, stop, start, restart, pause, resume."),
+    "disk": LazyVerb("cluster.cli_disk", "disk", "Slow, fill, break, unplug the disks of nodes."),
     "leader": LazyVerb("cluster.cli_nodes", "leader", "Show who leads."),
     "kv": LazyVerb("cluster.cli_kv", "kv", "Read and write keys."),
     "load": LazyVerb("cluster.cli_load", "load", "Write and read under load, and measure."),

@@ -40,7 +40,8 @@ _POLICY: Final[tuple[str, ...]] = ("segment_bytes", "fill_step_bytes", "prepare"
     "up",
     example="raftdeck up -n 5 --detach\n"
     "raftdeck up --data ./deck --groups 4   # Ctrl-C ends it, its data stays\n"
-    "raftdeck up --wal low_latency,io=direct",
+    "raftdeck up --wal low_latency,io=direct\n"
+    "raftdeck up --power-loss --detach       # then: raftdeck disk powercut all",
 )
 @setting_option("nodes", "-n")
 @setting_option("name")
@@ -63,6 +64,13 @@ _POLICY: Final[tuple[str, ...]] = ("segment_bytes", "fill_step_bytes", "prepare"
 @setting_option("retain_bytes")
 @setting_option("retain_s")
 @setting_option("wal")
+@click.option(
+    "--power-loss/--no-power-loss",
+    default=None,
+    help="Keep in memory what is not synced: a killed node then loses what a power cut takes, and"
+    " `raftdeck disk powercut` works. [--no-power-loss]",
+)
+@setting_option("recovery")
 @json_option
 def up(detach: bool, timeout: float, record: bool | None, as_json: bool, **settings: Any) -> None:
     """Start a cluster, or start one again from its data directory.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from cluster.actions import ACTIONS, Action
+from cluster.actions import ACTIONS, ACTIONS_BY_NAME, Action
+from cluster.api import ActionResult
 from cluster.cli_support import (
     CONTEXT,
     LazyGroup,
@@ -21,7 +22,7 @@ from cluster.frames import ClusterFrame
 from cluster.selectors import describe_selectors
 from cluster.tables import leaders, leaders_table
 
-__all__ = ["leader", "node"]
+__all__ = ["explain", "leader", "node", "print_result"]
 
 
 @click.group(
@@ -43,23 +44,34 @@ def _command(action: Action) -> Verb:
     @cluster_option
     @json_option
     def act(selector: str, seed: int | None, cluster: str | None, as_json: bool) -> None:
-        result = action.run(attach(cluster), selector, seed)
-        if as_json:
-            print_json(result.encode())
-        else:
-            states = ", ".join(f"{name} {state}" for name, state in result.states.items())
-            click.echo(f"{action.name}: {states}")
-        for text in result.notes:
-            note(text)
+        print_result(action.run(attach(cluster), selector, seed), as_json=as_json)
 
-    undo = f" Undone by: {action.undone_by}." if action.undone_by else ""
-    selectors = describe_selectors().replace("\n", "\n  ")
-    act.__doc__ = f"{action.help}{undo}\n\n\b\nSELECTOR, or several by commas:\n  {selectors}"
+    act.__doc__ = explain(action)
     return verb(action.name, example=action.example)(act)
 
 
+def explain(action: Action) -> str:
+    """Return the help of an action's verb."""
+    undoing = ACTIONS_BY_NAME.get(action.undone_by or "")
+    undo = f" Undone by: {undoing.word}." if undoing else ""
+    selectors = describe_selectors().replace("\n", "\n  ")
+    return f"{action.help}{undo}\n\n\b\nSELECTOR, or several by commas:\n  {selectors}"
+
+
+def print_result(result: ActionResult, *, as_json: bool) -> None:
+    """Print what a verb did: the states on stdout, the rest on stderr."""
+    if as_json:
+        print_json(result.encode())
+    else:
+        states = ", ".join(f"{name} {state}" for name, state in result.states.items())
+        click.echo(f"{result.action}: {states}")
+    for text in result.notes:
+        note(text)
+
+
 for _action in ACTIONS:
-    node.add_command(_command(_action))
+    if _action.target == "nodes":
+        node.add_command(_command(_action))
 
 
 @click.group(

@@ -17,7 +17,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -236,6 +236,16 @@ class LocalCluster:
         """SIGCONT."""
         return self._act("resume", selector, seed)
 
+    def disk(
+        self,
+        fault: str,
+        selector: str,
+        seed: int | None = None,
+        options: Mapping[str, int | str] | None = None,
+    ) -> ActionResult:
+        """Do something to disks; after a power cut the processes are gone on return."""
+        return self._act(f"disk-{fault}", selector, seed, options)
+
     @contextlib.contextmanager
     def as_step(self, step: str) -> Iterator[None]:
         """Name a scenario's step as the cause of the verbs and marks of a `with` block."""
@@ -250,8 +260,16 @@ class LocalCluster:
         args = {"text": text, "effect": effect, "step": self._step}
         return Event(**self._control.request("mark", args))
 
-    def _act(self, action: str, selector: str, seed: int | None) -> ActionResult:
+    def _act(
+        self,
+        action: str,
+        selector: str,
+        seed: int | None,
+        options: Mapping[str, int | str] | None = None,
+    ) -> ActionResult:
         args: dict[str, Any] = {"action": action, "selector": selector}
+        if options:
+            args["options"] = dict(options)
         if self._step:
             args["step"] = self._step
         if seed is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Container, Mapping
-from typing import Final
+from typing import Any, Final
 
 from cluster.events import EventLog
 from cluster.frames import EVENTS_MAX, ClusterFrame, NodeFrame, ProcessState
@@ -21,7 +21,7 @@ from cluster.rates import HISTORY_MAX, Seen, rates_of, remember
 from cluster.spec import ClusterSpec
 from cluster.vacancies import Vacancies
 from node.admin import AdminPool, Malformed, Reply, decode_reply
-from node.metrics import NodeSnapshot, SnapshotError
+from node.metrics import NodeSnapshot, SnapshotError, WalSnapshot
 from node.status_wire import StatusView
 
 __all__ = ["Observer"]
@@ -56,6 +56,11 @@ class Observer:
         self._vacancies = Vacancies()
         self._sequence = 0
         self.recording: bool | None = None
+        self._awaited: dict[int, int] = {}
+        """Requests of operations that are not answered yet: number → node."""
+        self._answers: dict[int, Reply] = {}
+        self._bites: dict[int, int] = {}
+        """Bites of disk faults before those that stand now, by node."""
 
     def poll(self) -> None:
         """Look at every process, and ask every node that has no request outstanding."""
@@ -95,6 +100,17 @@ class Observer:
             if process.page is not None:
                 process.page.want(0, 0)
 
+    def ask(self, node: int, verb: str, args: Mapping[str, Any]) -> int | None:
+        """Send a request for an operation; its number is for `answer`. None: not reachable now."""
+        number = self._pool.request(node, verb, args)
+        if number is not None:
+            self._awaited[number] = node
+        return number
+
+    def answer(self, number: int) -> Reply | None:
+        """Take the answer to `ask`; None: there is none yet, or never will be."""
+        return self._answers.pop(number, None)
+
     def look(self) -> None:
         """Look at every process, and note who froze or thawed."""
         for node, process in self._processes.items():
@@ -121,11 +137,16 @@ class Observer:
         self._history[node].clear()
         self._views[node].forget()
         self._outstanding.pop(node, None)
+        self._awaited = {number: of for number, of in self._awaited.items() if of != node}
+        self._bites.pop(node, None)
         self._states[node] = self._processes[node].state
 
     def receive(self, ready: Container[object]) -> None:
         """Take the answers that have arrived on the sockets that are ready."""
         for answer in self._pool.receive(ready):
+            if self._awaited.pop(answer.reply.number, None) is not None:
+                self._answers[answer.reply.number] = answer.reply
+                continue
             if self._outstanding.get(answer.node, (0, 0.0))[0] == answer.reply.number:
                 del self._outstanding[answer.node]
             self._take(answer.node, answer.reply, time.monotonic())
@@ -153,6 +174,8 @@ class Observer:
             history.clear()
         if not history:
             self._note_recovery(snapshot)
+        else:
+            self._note_faults(history[-1].snapshot.wal, snapshot)
         remember(history, Seen(at_s, snapshot))
         if process.state is ProcessState.RUNNING:
             self._note_elections(snapshot, at_s)
@@ -166,6 +189,25 @@ class Observer:
                 effect += f" · torn tail of {wal.torn_tail_bytes:,} bytes cut"
             text = f"n{node} recovered its log"
             self._events.add("recovered", text, cause="system", node=node, effect=effect)
+
+    def _note_faults(self, before: WalSnapshot, snapshot: NodeSnapshot) -> None:
+        """Tell when a disk fault first bites, and what all did when the last one is over."""
+        node, after = snapshot.node, snapshot.wal
+        if after.faults or after.fault_bites > before.fault_bites:  # or it was over in between
+            self._bites.setdefault(node, before.fault_bites)
+        base = self._bites.get(node)
+        if base is None:
+            return
+        hit = after.fault_bites - base
+        if before.fault_bites <= base < after.fault_bites:
+            text = f"n{node}'s disk fault takes effect"
+            self._events.add("fault bites", text, cause="system", node=node)
+        if not after.faults:
+            del self._bites[node]
+            operations = "operation" if hit == 1 else "operations"
+            effect = f"{hit:,} {operations} hit" if hit else "it never took effect"
+            text = f"n{node}'s disk is healthy again"
+            self._events.add("healed", text, cause="system", node=node, effect=effect)
 
     def _note_elections(self, snapshot: NodeSnapshot, now: float) -> None:
         for taken in self._vacancies.seen(snapshot, now):

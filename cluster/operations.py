@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from cluster.events import EventLog
@@ -21,8 +22,9 @@ from cluster.observer import Observer
 from cluster.processes import NodeProcess
 from cluster.selectors import Selection, select
 from cluster.spec import ClusterSpec
+from node.faults import FIELDS
 
-__all__ = ["NODE_VERBS", "NodeVerb", "Operation", "Operations"]
+__all__ = ["NODE_VERBS", "NodeVerb", "Operation", "Operations", "Wanted", "together"]
 
 Operation = Generator[None, None, Any]
 """Yields while it waits; returns the reply's payload; raises `CommandError` to refuse."""
@@ -35,6 +37,7 @@ START_TIMEOUT_S: Final = 30.0
 """Recovery of four full segments of 64 MiB takes well below 5 s on the slowest disk we know."""
 BUSY_TIMEOUT_S: Final = 60.0
 
+_ALIVE: Final = frozenset({ProcessState.RUNNING, ProcessState.FROZEN})
 _ENDED: Final = frozenset({ProcessState.KILLED, ProcessState.STOPPED, ProcessState.CRASHED})
 
 
@@ -43,7 +46,21 @@ class NodeVerb:
     """What a verb needs of a node: the process states in which it applies."""
 
     applies_to: frozenset[ProcessState]
-    run: Callable[[Operations, int], Operation]
+    run: Callable[[Operations, int], Operation] | None
+    """None: `fault` says what is done to the node's disk."""
+    fault: str = ""
+    """A kind of `node.faults.FIELDS`; such verbs take options."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A verb, on whom, and how. `step` names the scenario's step that wants it, for the events."""
+
+    action: str
+    selector: str
+    seed: int | None = None
+    step: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -76,19 +93,17 @@ class Operations:
 
     # --- acting on a selection --------------------------------------------------------
 
-    def act(self, action: str, selector: str, seed: int | None, step: str = "") -> Operation:
-        """Resolve a selector and run a verb on every node it stands for, at the same time.
-
-        `step` names the scenario's step that wants it, for the events.
-        """
-        verb = NODE_VERBS.get(action)
+    def act(self, wanted: Wanted) -> Operation:
+        """Resolve a selector and run a verb on every node it stands for, at the same time."""
+        action, verb = wanted.action, NODE_VERBS.get(wanted.action)
         if verb is None:
             raise CommandError(
                 Exit.USAGE, f"no action {action!r}; valid are: {', '.join(NODE_VERBS)}"
             )
+        begin = self._prepared(verb, wanted)
         frame: ClusterFrame = yield from self.fresh_frame()
         candidates = tuple(n.node for n in frame.nodes if n.process.state in verb.applies_to)
-        selection = select(selector, frame, candidates=candidates, seed=seed)
+        selection = select(wanted.selector, frame, candidates=candidates, seed=wanted.seed)
         yield from self._wait_until_free(selection.nodes)
         chosen = [n for n in selection.nodes if self.processes[n].state in verb.applies_to]
         skipped = [n for n in selection.nodes if n not in chosen]
@@ -97,11 +112,23 @@ class Operations:
             raise CommandError(Exit.FAILED, f"{action}: {states}; nothing to do")
         self._busy.update(chosen)
         try:
-            with self.events.credited(chosen, step):
-                yield from _together([verb.run(self, node) for node in chosen])
+            with self.events.credited(chosen, wanted.step):
+                told = yield from together([begin(node) for node in chosen])
         finally:
             self._busy.difference_update(chosen)
-        return self._outcome(action, selection, chosen, skipped)
+        outcome = self._outcome(action, selection, chosen, skipped)
+        outcome["notes"] += [text for text in told if text]
+        return outcome
+
+    def _prepared(self, verb: NodeVerb, wanted: Wanted) -> Callable[[int], Operation]:
+        """Return what runs a verb on a node; `CommandError` (usage) for wrong options."""
+        if verb.run is not None:
+            if wanted.options:
+                raise CommandError(Exit.USAGE, f"{wanted.action} takes no options")
+            return partial(verb.run, self)
+        from cluster.disks import prepare
+
+        return prepare(self, verb.fault, wanted)
 
     def _wait_until_free(self, nodes: Iterable[int]) -> Operation:
         yield from _until(
@@ -208,7 +235,7 @@ class Operations:
     def stop_all(self) -> Operation:
         """Stop every living node: cleanly, then by force. Never refuses."""
         alive = [node for node, process in self.processes.items() if process.alive]
-        yield from _together([self.stop(node) for node in alive])
+        yield from together([self.stop(node) for node in alive])
         return {"stopped": alive}
 
 
@@ -219,8 +246,13 @@ NODE_VERBS: Final[Mapping[str, NodeVerb]] = {
     "restart": NodeVerb(frozenset(ProcessState), Operations.restart),
     "pause": NodeVerb(frozenset({ProcessState.RUNNING}), Operations.pause),
     "resume": NodeVerb(frozenset({ProcessState.FROZEN}), Operations.resume),
+} | {
+    f"disk-{kind}": NodeVerb(
+        _ALIVE if kind == "powercut" else frozenset({ProcessState.RUNNING}), None, kind
+    )
+    for kind in FIELDS
 }
-"""How each node verb is done; `cluster.actions` says what it is called and explains it."""
+"""How each verb is done; `cluster.actions` says what it is called and explains it."""
 
 
 def _until(condition: Callable[[], bool], timeout_s: float, complaint: str) -> Operation:
@@ -232,15 +264,20 @@ def _until(condition: Callable[[], bool], timeout_s: float, complaint: str) -> O
         yield
 
 
-def _together(operations: list[Operation]) -> Operation:
-    """Run operations side by side until all have ended; then raise the first error, if any."""
+def together(operations: list[Operation]) -> Operation:
+    """Run operations side by side until all have ended; return what they returned, in that order.
+
+    Then raise the first error, if any.
+    """
     errors: list[CommandError] = []
+    returned: list[Any] = []
     while operations:
         for operation in list(operations):
             try:
                 next(operation)
-            except StopIteration:
+            except StopIteration as end:
                 operations.remove(operation)
+                returned.append(end.value)
             except CommandError as error:
                 operations.remove(operation)
                 errors.append(error)
@@ -248,3 +285,4 @@ def _together(operations: list[Operation]) -> Operation:
             yield
     if errors:
         raise errors[0]
+    return returned

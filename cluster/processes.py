@@ -218,6 +218,10 @@ class NodeProcess:
         self._intent = "kill"
         self._signal(signal.SIGKILL)
 
+    def expect_end(self) -> None:
+        """Take note that the process was asked to kill itself."""
+        self._intent = "kill"
+
     def freeze(self) -> None:
         """Send SIGSTOP; `observe` sees when it has taken effect."""
         self._freeze_asked = True

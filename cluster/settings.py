@@ -14,6 +14,7 @@ from typing import Any, Final, get_args
 from cluster.exits import CommandError, Exit
 from wal.compression import CODECS
 from wal.policy import Prepare
+from wal.recovery import RECOVERY_MODES
 
 __all__ = ["SETTINGS", "SETTINGS_BY_NAME", "Setting", "read_settings"]
 
@@ -76,6 +77,10 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "wal", str, "How the log uses its disk: names and fields (docs/wal.md).", "natural",
         "POLICY",
+    ),
+    Setting(
+        "recovery", str, "What a start does about a torn tail (docs/durability.md).", "default",
+        choices=RECOVERY_MODES,
     ),
 )  # fmt: skip
 

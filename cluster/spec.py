@@ -3,7 +3,9 @@
     {"format": 1, "cluster_id": "0f…", "name": "deck", "nodes": 5, "groups": 1,
      "heartbeat_ms": 50, "election_ms_min": 150, "election_ms_max": 300,
      "wal": {"segment_bytes": 67108864, "fill_step_bytes": 4194304, "prepare": "recycle", …},
-     "compression": "none", "retain_bytes": 0, "retain_s": 0, "seed": 1, "recording_bytes": 67108864, "entry_module": "node", "entry_paths": [], "entry_options": {}}
+     "compression": "none", "retain_bytes": 0, "retain_s": 0, "power_loss": false,
+     "recovery": "default", "seed": 1, "recording_bytes": 67108864, "entry_module": "node",
+     "entry_paths": [], "entry_options": {}}
 
 Cluster id, name, nodes and groups are fixed when the data directory is made; the rest may change
 from one `up` to the next.
@@ -24,6 +26,7 @@ from cluster.paths import check_name
 from node.config import GROUPS_MAX, NODES_MAX, ConfigError, EntryOption, NodeConfig, policy_from
 from node.identity import write_atomically
 from wal.policy import SyncPolicy
+from wal.recovery import RecoveryMode
 
 __all__ = ["SPEC_FILE", "SPEC_FORMAT", "ClusterSpec", "load_spec", "prepare_data_dir"]
 
@@ -54,6 +57,10 @@ class ClusterSpec:
     compression: str = "none"
     retain_bytes: int = 0
     retain_s: int = 0
+    power_loss: bool = False
+    """Whether nodes keep in memory what is not synced: SIGKILL is a power cut (`wal.writeback`)."""
+    recovery: RecoveryMode = "default"
+    """What a node does about a torn tail at its start (`wal.recovery`)."""
     seed: int = 1
     stop_timeout_ms: int = 5_000
     """How long a clean stop may take before the node is killed."""
@@ -110,6 +117,8 @@ class ClusterSpec:
             compression=self.compression,
             retain_bytes=self.retain_bytes,
             retain_s=self.retain_s,
+            power_loss=self.power_loss,
+            recovery=self.recovery,
             seed=self.seed,
             entry_options=self.entry_options,
         )
@@ -193,6 +202,8 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
     known = {spec.name for spec in fields(ClusterSpec)} - {"data_dir"}
     if unknown := sorted(document.keys() - known):
         raise CommandError(Exit.USAGE, f"unknown key {unknown[0]!r}")
+    if type(document.get("power_loss", False)) is not bool:
+        raise ValueError("power_loss is true or false")
     typed = dict(document)
     if "wal" in document:
         typed["wal"] = policy_from(document["wal"])

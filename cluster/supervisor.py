@@ -14,7 +14,8 @@ whoever started it. Two locks say that it lives: one in the run directory (the n
 one in the data directory (the data is in use).
 
 Control (ROUTER, the layouts of `node/admin`): `hello`, `spec`, `frame {fresh}`, `events {since}`,
-`act {action, selector, seed, step}`, `mark {text, effect, step}`, `down`. A refused request's payload is `{exit, text}`. What
+`act {action, selector, seed, step, options}`, `mark {text, effect, step}`, `down`. A refused
+request's payload is `{exit, text}`. What
 arrives is counted (`hello` tells): each frame is `malformed`, `refused` or served. Frames (XPUB,
 `cluster.publisher`): 10 a second while somebody subscribes.
 """
@@ -41,7 +42,7 @@ from cluster.events import EventLog
 from cluster.exits import CommandError, Exit
 from cluster.frames import ProcessState
 from cluster.observer import Observer
-from cluster.operations import Operation, Operations
+from cluster.operations import Operation, Operations, Wanted
 from cluster.paths import (
     DATA_LOCK_FILE,
     LOCK_FILE,
@@ -317,7 +318,8 @@ class Supervisor:
             case "act":
                 action, selector = _text(args, "action"), _text(args, "selector")
                 seed = _integer(args, "seed", None)
-                operation = self._operations.act(action, selector, seed, _step(args))
+                wanted = Wanted(action, selector, seed, _step(args), _options(args))
+                operation = self._operations.act(wanted)
                 return self._begin(client, request.number, operation)
             case "down":
                 self._leaving_clients.append((client, request.number))
@@ -449,6 +451,14 @@ def _step(args: Mapping[str, Any]) -> str:
             Exit.USAGE, f"step: a text of at most {STEP_LENGTH_MAX} characters is needed"
         )
     return step
+
+
+def _options(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a verb; what they mean is checked by whoever takes them."""
+    options = args.get("options", {})
+    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+        raise CommandError(Exit.USAGE, "options: a map of names is needed")
+    return options
 
 
 # --- the process ----------------------------------------------------------------------

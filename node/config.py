@@ -4,7 +4,8 @@
      "run_dir": "/run/user/1000/raftdeck/deck", "data_dir": "/home/…/deck/n1", "groups": 1,
      "heartbeat_ms": 50, "election_ms_min": 150, "election_ms_max": 300,
      "wal": {"segment_bytes": 67108864, "fill_step_bytes": 4194304, "prepare": "recycle", …},
-     "compression": "none", "retain_bytes": 0, "retain_s": 0, "seed": 1, "entry_options": {}}
+     "compression": "none", "retain_bytes": 0, "retain_s": 0, "power_loss": false,
+     "recovery": "default", "seed": 1, "entry_options": {}}
 
 Times are whole milliseconds, sizes bytes. `data_dir` is the node's own directory (`…/n1`), never
 the cluster's. Unknown keys are refused: a misspelt timer must not silently be the default.
@@ -22,6 +23,7 @@ from typing import Any, Final, Literal, get_args
 from node.exits import NodeExit, StartError
 from wal.compression import CODECS
 from wal.policy import SyncPolicy
+from wal.recovery import RECOVERY_MODES, RecoveryMode
 
 __all__ = [
     "CONFIG_FORMAT",
@@ -97,6 +99,9 @@ class NodeConfig:
     """Log kept behind each snapshot at least; 0: one segment."""
     retain_s: int = 0
     """How long log is kept though a snapshot stands for it; 0: no longer than that."""
+    power_loss: bool = False
+    """Whether what is not synced is kept in the process's memory (`wal.writeback`)."""
+    recovery: RecoveryMode = "default"
     seed: int = 1
     entry_options: Mapping[str, EntryOption] = field(default_factory=dict)
     """Options of a supervised entry module that is not `node` itself; the product reads none."""
@@ -119,6 +124,8 @@ class NodeConfig:
             raise ConfigError(
                 f"compression: {self.compression!r} is not one of {', '.join(CODECS)}"
             )
+        if self.recovery not in RECOVERY_MODES:
+            raise ConfigError(f"recovery: {self.recovery!r} is not one of {RECOVERY_MODES}")
         for name, path in (("run_dir", self.run_dir), ("data_dir", self.data_dir)):
             if not path.is_absolute():
                 raise ConfigError(f"{name}: {str(path)!r} must be an absolute path")
@@ -221,6 +228,8 @@ _JSON_TYPES: Final[dict[str, type]] = {
     "data_dir": str,
     "wal": dict,
     "compression": str,
+    "power_loss": bool,
+    "recovery": str,
     "entry_options": dict,
 }
 

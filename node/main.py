@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 from node.config import NodeConfig
 from node.console import say
 from node.exits import NodeExit, StartError
+from node.faults import DiskFaults
 from node.identity import Identity, claim_directory, write_atomically
 from node.lifeline import die_with_parent
 from node.page import PageError, PageWriter
@@ -27,7 +28,6 @@ from node.process import NodeProcess, Start, Wake
 from wal import (
     CorruptLogError,
     DiskFullError,
-    Filesystem,
     IdentityMismatchError,
     LockedError,
     Log,
@@ -37,9 +37,11 @@ from wal import (
     OtherFormatError,
     PoisonedLogError,
     Recovered,
+    TornTailError,
     WalError,
 )
 from wal.compression import CODECS, require
+from wal.filesystem import TunableFilesystem
 
 __all__ = ["main", "run"]
 
@@ -49,6 +51,7 @@ INCARNATION_MAX: Final = 1 << 48
 
 _EXITS: Final[dict[type[WalError], NodeExit]] = {
     CorruptLogError: NodeExit.CORRUPT_LOG,
+    TornTailError: NodeExit.CORRUPT_LOG,
     IdentityMismatchError: NodeExit.FOREIGN_IDENTITY,
     LockedError: NodeExit.IN_USE,
     OtherFormatError: NodeExit.OTHER_FORMAT,
@@ -59,12 +62,12 @@ _EXITS: Final[dict[type[WalError], NodeExit]] = {
 
 def main(
     arguments: Sequence[str] | None = None,
-    make_filesystem: Callable[[NodeConfig], Filesystem] = lambda _: OsFilesystem(),
+    make_filesystem: Callable[[NodeConfig], TunableFilesystem] = lambda _: OsFilesystem(),
 ) -> int:
     """Run a node until it stops; return its exit code.
 
     `make_filesystem` is what another entry module passes to give the log a disk of its own making
-    (`ClusterSpec.entry_module`); the product has one.
+    (`ClusterSpec.entry_module`); the product has one. In front of either stands `node.faults`.
     """
     try:
         parsed = _parse(arguments)
@@ -72,7 +75,7 @@ def main(
             say(f"process {parsed.parent_pid} is not the parent (any more): nothing to do here")
             return NodeExit.CLEAN
         config = NodeConfig.load(parsed.config)
-        return run(config, parsed, make_filesystem(config))
+        return run(config, parsed, DiskFaults(config, make_filesystem(config)))
     except StartError as error:
         return _fail(error.exit_code, str(error))
     except WalError as error:
@@ -85,14 +88,14 @@ def main(
         return _fail(code, f"{where}: {error.strerror}; check the disk, then start the node again")
 
 
-def run(config: NodeConfig, parsed: argparse.Namespace, filesystem: Filesystem) -> int:
+def run(config: NodeConfig, parsed: argparse.Namespace, disk: DiskFaults) -> int:
     """Claim the directory, open the log, run turns, stop cleanly."""
     require(CODECS[config.compression])
     claim_directory(config.data_dir, Identity(config.cluster_id, config.node))
     wake = Wake()
     with _starting(config):
         began_ns = time.monotonic_ns()
-        log, recovered = _open_log(config, filesystem)
+        log, recovered = _open_log(config, disk.filesystem)
         recovery_ns = time.monotonic_ns() - began_ns
     try:
         with _starting(config):
@@ -101,7 +104,7 @@ def run(config: NodeConfig, parsed: argparse.Namespace, filesystem: Filesystem) 
             incarnation,
             parsed.lifeline_fd,
             parsed.parent_pid,
-            filesystem,
+            disk,
             recovery_ns=recovery_ns,
             page=parsed.page,
         )
@@ -170,8 +173,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parsed
 
 
-def _open_log(config: NodeConfig, filesystem: Filesystem) -> tuple[Log, Recovered]:
-    options = OpenOptions(policy=config.wal, clock=time.monotonic_ns)
+def _open_log(config: NodeConfig, filesystem: TunableFilesystem) -> tuple[Log, Recovered]:
+    options = OpenOptions(policy=config.wal, clock=time.monotonic_ns, recovery=config.recovery)
     identity = LogIdentity(config.cluster_id_bytes, config.node)
     return Log.open(filesystem, str(config.wal_dir), identity, options)
 

@@ -138,6 +138,10 @@ CATALOGUE: Final[tuple[MetricSpec, ...]] = (
     MetricSpec("compression_stored_bytes_total", "counter", "Bytes of the same batches as stored.", "compression", "bytes_out"),
     MetricSpec("compression_shrink_ns_total", "counter", "Time spent on compressing, in vain included.", "compression", "compress_ns"),
     MetricSpec("compression_restore_ns_total", "counter", "Time spent on decompressing what is applied.", "compression", "decompress_ns"),
+    MetricSpec("wal_faults_count", "gauge", "Disk faults that stand on purpose.", "wal", "faults"),
+    MetricSpec("wal_fault_bites_total", "counter", "Operations that a disk fault of ours hit.", "wal", "fault_bites"),
+    MetricSpec("wal_fault_bit_at_ns", "gauge", "Uptime at which one last did; -1 never.", "wal", "fault_bit_ns"),
+    MetricSpec("wal_unsynced_bytes", "gauge", "Bytes that a power cut would take; 0 outside power-loss mode.", "wal", "unsynced_bytes"),
     MetricSpec("lane_received_bytes_total", "counter", "Bytes received on a lane.", "lane", "bytes_in", _LANE),
     MetricSpec("lane_sent_bytes_total", "counter", "Bytes sent on a lane.", "lane", "bytes_out", _LANE),
     MetricSpec("lane_received_frames_total", "counter", "Frames received on a lane.", "lane", "frames_in", _LANE),
@@ -252,6 +256,12 @@ class WalSnapshot:
     recovered_frames: int = 0
     """Frames that recovery read when this life began."""
     recovery_ns: int = 0
+    faults: int = 0
+    """Disk faults that stand (`node.faults`)."""
+    fault_bites: int = 0
+    fault_bit_ns: int = -1
+    """Uptime at which a fault last bit; -1: never."""
+    unsynced_bytes: int = 0
 
     @property
     def entries_per_fsync(self) -> float | None:

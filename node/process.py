@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import zmq
 
-from node.admin import AdminLane, Reply, encode_reply
+from node.admin import AdminError, AdminLane, Reply, encode_reply
 from node.assembly import Member, Ports, assemble
 from node.clients import ClientLane
 from node.codec import Sender
@@ -24,6 +24,7 @@ from node.compaction import CompactionPolicy
 from node.config import LANES, Lane, NodeConfig, lane_path
 from node.console import say
 from node.exits import NodeExit, StartError
+from node.faults import DiskFaults, FaultError
 from node.limits import (
     APPLY_SLICE_NS,
     DISK_FULL_RETRY_NS,
@@ -39,7 +40,7 @@ from node.status_wire import RowTable, encode_status
 from node.store import WalStore, stored_groups
 from node.transport import PEER_LANES, PeerTransport, bind_router
 from node.waiter import Waiter
-from wal import Filesystem, Log, LogIdentity, Recovered, SegmentIO
+from wal import Log, LogIdentity, Recovered, SegmentIO
 from wal.compression import CODECS
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Start:
     incarnation: int
     lifeline_fd: int | None
     parent_pid: int | None
-    filesystem: Filesystem
+    disk: DiskFaults
     recovery_ns: int = 0
     page: PageWriter | None = None
 
@@ -139,7 +140,7 @@ class NodeProcess:
             opening.callback(self._transport.close)
             self._connect_peers()
             self._clients = ClientLane(self._lanes["client"], config.cluster_id_bytes)
-            verbs = {"status": self._status, "stop": self._stop}
+            verbs = {"status": self._status, "stop": self._stop, "fault": self._fault}
             self._admin = AdminLane(self._lanes["admin"], verbs)
             snapshots = self._open_snapshots(opening)
             self._node = assemble(
@@ -277,7 +278,7 @@ class NodeProcess:
             ) from None
 
     def _open_snapshots(self, opening: contextlib.ExitStack) -> SnapshotStore:
-        config, filesystem = self._config, self._start.filesystem
+        config, filesystem = self._config, self._start.disk.filesystem
         directory = str(config.data_dir / SNAPSHOT_DIRECTORY)
         filesystem.mkdirs(directory)
         thread = OperationThread(SegmentIO(filesystem, directory))
@@ -294,6 +295,8 @@ class NodeProcess:
             uptime_ns=self._clock.now_ns() - self._started_ns,
             recovered=self._recovered,
             recovery_ns=self._start.recovery_ns,
+            started_ns=self._started_ns,
+            disk=self._start.disk.state(),
         )
         lanes = (self._transport, self._clients, self._admin)
         now = self._clock.now_ns()
@@ -304,6 +307,12 @@ class NodeProcess:
             return replace(own, groups=rows).encode()
         self._status_rows.look(groups, now)
         return encode_status(own, self._status_rows, args["since"])
+
+    def _fault(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self._start.disk.apply(args, self._store.log)
+        except FaultError as error:
+            raise AdminError(str(error)) from None
 
     def _page_due(self) -> int:
         return FOREVER if self._start.page is None else self._start.page.next_ns

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from node.admin import AdminLane
 from node.clients import ClientLane
 from node.compression import BatchCompression
 from node.config import NodeConfig
+from node.faults import DiskState
 from node.metrics import (
     CompressionSnapshot,
     GroupSnapshot,
@@ -43,6 +44,8 @@ class StatusSource:
     uptime_ns: int
     recovered: Recovered
     recovery_ns: int = 0
+    started_ns: int = 0
+    disk: DiskState = field(default_factory=DiskState)
 
 
 def snapshot(
@@ -60,7 +63,7 @@ def snapshot(
         incarnation=source.incarnation,
         pid=os.getpid(),
         uptime_ns=source.uptime_ns,
-        wal=wal_snapshot(store, source.recovered, source.recovery_ns),
+        wal=wal_snapshot(store, source),
         traffic=_traffic(node, *lanes),
         loop_lag_p99_ns=pulse.stalls.lag_p99_ns,
         election_timeout_ns=pulse.timeouts.low,
@@ -121,12 +124,13 @@ def group_row(group: GroupRuntime, now: int, started_ns: int = 0) -> GroupSnapsh
     )
 
 
-def wal_snapshot(
-    store: WalStore, recovered: Recovered | None = None, recovery_ns: int = 0
-) -> WalSnapshot:
+def wal_snapshot(store: WalStore, source: StatusSource | None = None) -> WalSnapshot:
     """Return the state of a log, and what its recovery found, if that is known."""
     stats = store.log.stats()
+    recovered = source.recovered if source is not None else None
     torn = recovered.torn if recovered is not None else None
+    disk = source.disk if source is not None else DiskState()
+    started_ns = source.started_ns if source is not None else 0
     return WalSnapshot(
         fsyncs=stats.syncs,
         entries=stats.entries,
@@ -146,7 +150,11 @@ def wal_snapshot(
         sync_entries=stats.sync_entries,
         sync_latency_us=stats.sync_latency_us,
         recovered_frames=recovered.frames if recovered is not None else 0,
-        recovery_ns=recovery_ns,
+        recovery_ns=source.recovery_ns if source is not None else 0,
+        faults=disk.standing,
+        fault_bites=disk.bites,
+        fault_bit_ns=-1 if disk.bit_ns < 0 else disk.bit_ns - started_ns,
+        unsynced_bytes=disk.unsynced,
     )
 
 

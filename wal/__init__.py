@@ -17,6 +17,7 @@ from wal.errors import (
     PoisonedLogError,
     RecordTooLargeError,
     ReleasedError,
+    TornTailError,
     WalError,
 )
 from wal.filesystem import File, Filesystem, OsFilesystem
@@ -64,6 +65,7 @@ __all__ = [
     "SyncPolicy",
     "ThreadDriver",
     "TornTail",
+    "TornTailError",
     "WalError",
     "batch_record",
     "hard_state_record",

@@ -148,6 +148,8 @@ class Committer:
         self._urgent = 0
         """Flushes and seals in the queue: nothing gathers any longer."""
         self._jobs = 0
+        self._sync = Sync("")
+        """Of the head's segment, so that it is made once."""
         self._may_retire = True
         self._retired_last = False
         self._refusal: WalError | None = None
@@ -374,7 +376,9 @@ class Committer:
         buffers: list[Buffer] = []
         operations += drop_behind(policy, head)
         begins = self._rolls()
-        durable = self._begin_segment(operations, buffers) if begins else head.durable
+        before = head.durable
+        durable = self._begin_segment(operations, buffers) if begins else before
+        syncs = int(0 < before < durable)  # of the segment before, which was buffered
         start = 0 if begins else head.offset
         entries = self._take(buffers, head.offset - start)
         flushes = self._take_flushes()
@@ -386,18 +390,20 @@ class Committer:
             operations.append(Write(name, start, tuple(buffers), size))
         if policy.commit == "buffered" and not flushes and not self._sealed:
             operations += write_behind(policy, head, size)
-            return self._job(operations, entries=entries, size=size, durable=durable)
+            return self._job(operations, entries=entries, size=size, durable=durable, syncs=syncs)
         head.dirty = 0
         is_synced = policy.sync == "o_dsync" and size > 0
         if not is_synced:
-            operations.append(Sync(name))
+            if self._sync.name != name:
+                self._sync = Sync(name)
+            operations.append(self._sync)
         return self._job(
             operations,
             entries=entries,
             size=size,
             durable=head.position,
             flushes=flushes,
-            syncs=int(is_synced),
+            syncs=syncs + 1,
         )
 
     def _take(self, buffers: list[Buffer], size: int) -> int:
@@ -487,7 +493,7 @@ class Committer:
             bytes_written=size,
             number=self._jobs,
             durable=durable,
-            syncs=syncs + [type(operation) for operation in operations].count(Sync),
+            syncs=syncs,
             alone=alone,
         )
 
@@ -554,7 +560,7 @@ class Committer:
             assert self.policy.commit == "buffered", "nothing is under way"
             head.dirty = 0
             sync: list[Operation] = [Sync(segment_name(head.number))]
-            return self._job(sync, durable=head.position, alone=True)
+            return self._job(sync, durable=head.position, syncs=1, alone=True)
         size = self.segment_sizes.pop(head.oldest, 0)
         operations: list[Operation] = [self.pool.retire(head.oldest, size), SyncDir()]
         head.oldest += 1

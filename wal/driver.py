@@ -87,7 +87,7 @@ class JobRunner:
         started = self.clock()
         failure = self.perform_each(job.operations)
         if failure is None:
-            self.count([job], job.syncs, self.clock() - started)
+            self.count((job,), job.syncs, self.clock() - started)
         return failure
 
     def perform_each(self, operations: Sequence[Operation]) -> tuple[OSError, bool] | None:
@@ -101,16 +101,16 @@ class JobRunner:
 
     def count(self, jobs: Sequence[Job], syncs: int, elapsed_ns: int) -> None:
         """Count jobs that are done; their records became durable by `syncs` syncs, together."""
-        self.syncs += syncs
-        self.jobs += len(jobs)
         entries = 0
         for job in jobs:
             entries += job.entries
             self.frames += job.frames
             self.bytes_written += job.bytes_written
+        self.jobs += len(jobs)
         self.entries += entries
         if syncs:
-            self.times.add(elapsed_ns)
+            self.syncs += syncs
+            self.times.recent.append(elapsed_ns)
             self.sync_entries[bucket_of(entries)] += 1
             self.sync_latency_us[bucket_of(elapsed_ns // 1_000)] += 1
 

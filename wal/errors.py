@@ -16,6 +16,7 @@ __all__ = [
     "PoisonedLogError",
     "RecordTooLargeError",
     "ReleasedError",
+    "TornTailError",
     "WalError",
     "is_no_space",
     "position_text",
@@ -85,6 +86,21 @@ class CorruptLogError(WalError):
         super().__init__(
             f"{directory}: {place}{reason}{proof};"
             f' the log is left as it is; run "raftdeck wal verify {directory}"'
+        )
+
+
+class TornTailError(WalError):
+    """A strict recovery met a torn tail; nothing was changed. `position` is where the log ends."""
+
+    def __init__(self, directory: str, position: int, size: int, reason: str):
+        """Describe a tail of `size` bytes behind `position`."""
+        self.directory = directory
+        self.position = position
+        super().__init__(
+            f"{directory}: {position_text(position)}: torn tail of {size} bytes ({reason}); strict"
+            " recovery refuses it and the log is left as it is. Nothing proves that it was"
+            ' acknowledged: look with "raftdeck wal verify", then start with --recovery default,'
+            " which cuts it"
         )
 
 

@@ -44,7 +44,7 @@ from wal.frame import (
 from wal.pipeline import PipelineDriver
 from wal.policy import Capability, DriverName, Missing, SyncPolicy, needs, settle
 from wal.pool import Spare
-from wal.recovery import BatchRef, Recovered, cut, recover
+from wal.recovery import BatchRef, Recovered, RecoveryMode, cut, recover, refuse_torn
 from wal.sealed import forget_sealed, write_sealed
 from wal.segment import (
     LOCK_NAME,
@@ -107,6 +107,7 @@ class OpenOptions:
     clock: Callable[[], int] = _no_clock
     """A monotonic clock in ns, for latencies and for groups that gather. Without one latencies read
     0, and a policy with `gather_us` is refused."""
+    recovery: RecoveryMode = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +166,8 @@ class Log:
     ) -> tuple[Log, Recovered]:
         """Lock, recover and open a directory (created if absent); return the log and what it held.
 
-        Raises LockedError, CorruptLogError, IdentityMismatchError, OtherFormatError: the directory is
-        then unchanged. Raises OSError. The lock is given back in any case. What the policy asks for and
+        Raises LockedError, CorruptLogError, TornTailError (strict recovery), IdentityMismatchError,
+        OtherFormatError: the directory is then unchanged. Raises OSError. The lock is given back in any case. What the policy asks for and
         the file system cannot do is in `LogStats.missing`.
         """
         options = options or OpenOptions()
@@ -177,6 +178,8 @@ class Log:
             lock = fs.lock(f"{directory}/{LOCK_NAME}")
             undo.callback(lock.release)
             found = recover(fs, directory, identity)
+            if options.recovery == "strict":
+                refuse_torn(found)
             _settle_end(fs, found)
             policy, missing = settle(options.policy, _present(fs, directory, options.policy))
             committer = _committer_at(fs, found, identity, replace(options, policy=policy))

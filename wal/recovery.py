@@ -31,9 +31,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal, get_args
 
-from wal.errors import CorruptLogError, FrameError, IdentityMismatchError
+from wal.errors import CorruptLogError, FrameError, IdentityMismatchError, TornTailError
 from wal.filesystem import Filesystem, ReadFilesystem
 from wal.frame import Kind
 from wal.reader import CHUNK_BYTES, Frame, Rest, Stop, read_frames, scan_frames
@@ -51,17 +51,25 @@ from wal.segment import (
 )
 
 __all__ = [
+    "RECOVERY_MODES",
     "BatchRef",
     "Frame",
     "GroupLog",
     "Recovered",
+    "RecoveryMode",
     "TornTail",
     "cut",
     "read_frames",
     "recover",
+    "refuse_torn",
     "segment_numbers",
 ]
 
+RecoveryMode = Literal["default", "strict"]
+"""What an open does about a torn tail. default: cuts it, and says so. strict: refuses the log and
+changes nothing, for whoever wants to look before anything is cut. Corruption is refused by both;
+what salvages more is a tool (`raftdeck wal repair`), never an open. docs/durability.md has the table."""
+RECOVERY_MODES: Final[tuple[RecoveryMode, ...]] = get_args(RecoveryMode)
 
 _OWN: Final = frozenset({int(Kind.SEAL), int(Kind.OPEN)})
 """Kinds of the log's own records, which belong to no group."""
@@ -123,6 +131,13 @@ def recover(fs: ReadFilesystem, directory: str, identity: LogIdentity | None = N
     Memory: one chunk of 4 MiB or the largest record, plus one `BatchRef` per live batch.
     """
     return _Recovery(fs, directory, identity).run()
+
+
+def refuse_torn(found: Recovered) -> None:
+    """Raise TornTailError if the log ends in a torn tail: strict recovery."""
+    if found.torn is not None:
+        torn = found.torn
+        raise TornTailError(found.directory, torn.position, torn.bytes, torn.reason)
 
 
 def cut(fs: Filesystem, found: Recovered) -> None:

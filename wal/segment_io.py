@@ -60,8 +60,7 @@ class SegmentIO:
             case Write(name, offset, buffers):
                 self._open(name).pwritev(buffers, offset)
             case Sync(name):
-                file = self._open(name)
-                file.sync() if self._full_sync else file.datasync()
+                self._sync(self._open(name))
             case ZeroFill(name, offset, length):
                 self._open(name).zero_fill(offset, length)
             case Create(name):
@@ -86,6 +85,12 @@ class SegmentIO:
             self._file.close()
             self._file = None
             self._name = ""
+
+    def _sync(self, file: File) -> None:
+        if self._full_sync:
+            file.sync()
+        else:
+            file.datasync()
 
     def _path(self, name: str) -> str:
         return f"{self._directory}/{name}"

@@ -77,6 +77,7 @@ def chord_rows(chord: ChordView, width: int, height: int) -> tuple[Row, ...]:
     """Return the chord's box; every verb is there, those that do not apply now say why."""
     inner = width - 2
     rows: list[Row] = []
+    named = max([8, *(len(choice.name) for choice in chord.choices)]) + 1
     for choice in chord.choices:
         style = "dim" if choice.refused else "text"
         words = f"not now: {choice.refused}" if choice.refused else choice.effect
@@ -85,8 +86,8 @@ def chord_rows(chord: ChordView, width: int, height: int) -> tuple[Row, ...]:
         spans: list[Span] = [
             (" ", "text"),
             (f" {choice.key} ", "dim" if choice.refused else "key"),
-            (f" {choice.name:<9}", style),
-            (clip(words, max(8, inner - 14 - len(undo) - len(asks))), style),
+            (f" {choice.name:<{named}}", style),
+            (clip(words, max(8, inner - named - 5 - len(undo) - len(asks))), style),
             (undo + asks, "dim"),
         ]
         rows.append(fit(spans, inner))
