@@ -380,15 +380,15 @@ def test_what_else_the_machine_does_is_told_apart_from_the_bench(monkeypatch) ->
     from cluster.bench import wal
 
     readings = iter([(10.0, 1.0, 50.0), (14.0, 2.0, 52.0)])
+    now = [50.0]
 
     def read(company: wal.Company) -> tuple[float, float]:
-        busy_s, own_s, now_s = next(readings)
-        monkeypatch.setattr("cluster.bench.wal.time.monotonic", lambda: now_s)
+        busy_s, own_s, now[0] = next(readings)
         return busy_s, own_s
 
     with monkeypatch.context() as patch:
         patch.setattr(wal.Company, "_read", read)
-        patch.setattr("cluster.bench.wal.time.monotonic", lambda: 50.0)
+        patch.setattr("cluster.bench.wal.time.monotonic", lambda: now[0])
         assert wal.Company().cores() == 1.5, "3 s of others in 2 s"
     busy_s, own_s = wal.Company()._read()
     assert 0 < own_s < busy_s
