@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -347,7 +348,7 @@ class Terminal:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr("wal.console.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("wal.console.time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
