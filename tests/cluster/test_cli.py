@@ -51,7 +51,7 @@ ALL = list(commands(raftdeck))
 
 def test_the_table_of_verbs_is_the_documented_one():
     documented = (
-        ["demo", "up", "down", "ls", "status", "node", "leader", "kv", "load", "bench", "logs", "replay", "export", "runs", "wal", "doctor", "config"]
+        ["demo", "up", "down", "ls", "status", "node", "disk", "leader", "kv", "load", "bench", "logs", "replay", "export", "runs", "wal", "doctor", "config"]
     )  # fmt: skip
     assert list(VERBS) == documented
     kv = {path[2] for path, _ in ALL if path[:2] == ("raftdeck", "kv") and len(path) == 3}
