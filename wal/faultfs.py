@@ -36,10 +36,13 @@ __all__ = ["FaultFile", "FaultFilesystem", "Flip", "flip_bit"]
 class FaultFile:
     """`wal.filesystem.TunedFile` in front of another file."""
 
-    __slots__ = ("_board", "_inner", "_path")
+    __slots__ = ("_board", "_dsync", "_inner", "_path")
 
-    def __init__(self, inner: File, path: str, board: FaultBoard) -> None:
-        """Stand in front of `inner`, which is open for writing."""
+    def __init__(
+        self, inner: File, path: str, board: FaultBoard, mode: FileMode | None = None
+    ) -> None:
+        """Stand in front of `inner`, which is open for writing; with `dsync` a write is a sync too."""
+        self._dsync = mode is not None and mode.dsync
         self._inner = inner
         self._path = path
         self._board = board
@@ -51,11 +54,15 @@ class FaultFile:
             return
         board, path = self._board, self._path
         board.before("write", path)
+        if self._dsync:
+            board.before("sync", path)
         size = sum(map(len, buffers))
         stored = self._room(offset, size)
         if stored == size:
             self._inner.pwritev(buffers, offset)
             board.after("write", path)
+            if self._dsync:
+                board.after("sync", path)
             return
         if stored:
             whole = buffers[0] if len(buffers) == 1 else b"".join(buffers)
@@ -171,7 +178,7 @@ class FaultFilesystem:
 
     def open_tuned(self, path: str, mode: FileMode) -> TunedFile:
         """See `TunableFilesystem.open_tuned`."""
-        return FaultFile(self._inner.open_tuned(path, mode), path, self.board)
+        return FaultFile(self._inner.open_tuned(path, mode), path, self.board, mode)
 
     def open_read(self, path: str) -> ReadFile:
         """See `Filesystem.open_read`; nothing stands in front of what is only read."""

@@ -138,7 +138,7 @@ def test_nothing_acknowledged_is_lost_when_the_power_of_the_leader_fails_in_mid_
 
 def test_a_strict_node_refuses_its_torn_tail_until_somebody_cuts_it(tmp_path: Path) -> None:
     with loaded(tmp_path, recovery="strict") as load:
-        refusal, victim = "", 0
+        victim, refusal = 0, ""
         for seed in range(1, 30):  # not every cut leaves a part of a write
             load.syncs_take_a_while()
             load.more_acks()

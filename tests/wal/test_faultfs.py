@@ -14,6 +14,7 @@ from tests.wal.support import batch, open_log, spans
 from wal import CorruptLogError, OsFilesystem
 from wal.faultfs import FaultFilesystem, flip_bit
 from wal.faults import FAULTS_MAX, POINTS, Fault, FaultBoard, drawn
+from wal.filesystem import FileMode
 
 
 @pytest.fixture
@@ -175,6 +176,19 @@ def real_board(root: Path) -> tuple[FaultFilesystem, FaultBoard]:
 
     board = FaultBoard(time.monotonic_ns, lambda text: None)
     return FaultFilesystem(OsFilesystem(), board), board
+
+
+def test_a_write_that_syncs_meets_the_faults_of_syncs_too(desk: Desk) -> None:
+    desk.fs.open(desk.path("a"), create=True).close()
+    file = desk.fs.open_tuned(desk.path("a"), FileMode(dsync=True))
+    desk.board.set(Fault("fail", 1000, on="sync", times=1))
+    with fails(errno.EIO):
+        file.pwritev([b"x"], 0)
+    assert file.size() == 0
+    desk.board.set(Fault("at", 1000, point="wal.sync.after", deed="kill", times=1))
+    with pytest.raises(Killed):
+        file.pwritev([b"x"], 0)
+    assert file.size() == 1
 
 
 def test_a_slow_sync_takes_that_much_longer(tmp_path: Path) -> None:
