@@ -54,6 +54,12 @@ def until(condition, timeout_s=40.0):
     return found
 
 
+def recorded_state(cluster: LocalCluster, node: int) -> str:
+    with Recording.open(cluster.spec.data_dir) as recording:
+        latest = recording.latest()
+        return "" if latest is None else latest.node(node).process.state.value
+
+
 def leave(screen: Terminal) -> None:
     screen.press("q")
     assert screen.ends() == 0
@@ -88,6 +94,7 @@ def test_a_full_disk_stops_the_recording_and_nothing_else(cluster, dashboard):
 def test_who_is_called_afterwards_goes_back_to_what_happened(cluster, dashboard):
     old = cluster.kill("leader").nodes[0]
     cluster.wait_for(lambda frame: frame.leader() not in (None, old), 20)
+    until(lambda: recorded_state(cluster, old) == "killed")  # one fast enough shares a frame
     cluster.start(f"n{old}")
     cluster.wait_for(lambda frame: len(frame.caught_up()) == 3, 20)
     screen = dashboard()
