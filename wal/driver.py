@@ -30,7 +30,7 @@ class SyncTimes:
 
     __slots__ = ("recent",)
 
-    def __init__(self, size: int = 512) -> None:
+    def __init__(self, size: int = 256) -> None:
         """Keep the last `size` times."""
         self.recent: deque[int] = deque(maxlen=size)
 
