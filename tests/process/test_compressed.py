@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ def await_snapshot(directory: Path) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while not list(directory.glob("snap/*.snap")):
         assert time.monotonic() < deadline, "no snapshot was taken"
-        time.sleep(0.05)
+        threading.Event().wait(0.05)
 
 
 MIB = 1 << 20
