@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,22 +85,30 @@ def test_the_naive_row_syncs_each_record_and_a_group_once(tmp_path: Path) -> Non
     assert Variant("naive").policy()[0].prepare == NAIVE["prepare"]
 
 
+def at_step_14(data: Path) -> Terminal:
+    """The workshop on a terminal, near its end."""
+    command = [sys.executable, "-m", "scripts.workshop_wal", "--step", "14", "--data", str(data)]
+    return Terminal(command, size=(80, 24))
+
+
+def press_and_see(terminal: Terminal, key: str, wanted: str) -> None:
+    """Press a key and wait for a step that is painted after it: what stands there proves nothing."""
+    before = len(terminal.raw)
+    painted = re.compile(rf"{wanted}[\s\S]*q: end".encode())
+
+    def seen() -> object:
+        return painted.search(terminal.raw, before)
+
+    terminal.press(key)
+    terminal.await_that(seen, f"{wanted} after {key!r}")
+
+
 def test_keys_go_on_back_again_and_out(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "scripts.workshop_wal",
-        "--step",
-        "14",
-        "--data",
-        str(tmp_path),
-    ]
-    terminal = Terminal(command, size=(80, 24))
+    terminal = at_step_14(tmp_path)
     try:
         terminal.await_text(r"14/15[\s\S]*q: end")
         for key, wanted in [(" ", "15/15"), ("b", "14/15"), ("r", "14/15"), ("\n", "15/15")]:
-            terminal.press(key)
-            terminal.await_text(rf"{wanted}[\s\S]*q: end")
+            press_and_see(terminal, key, wanted)
         terminal.press("q")
         assert terminal.ends() == 0
     finally:
@@ -108,16 +117,7 @@ def test_keys_go_on_back_again_and_out(tmp_path: Path) -> None:
 
 
 def test_it_ends_at_ctrl_c_and_cleans_up(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "scripts.workshop_wal",
-        "--step",
-        "14",
-        "--data",
-        str(tmp_path),
-    ]
-    terminal = Terminal(command, size=(80, 24))
+    terminal = at_step_14(tmp_path)
     try:
         terminal.await_text(r"q: end")
         terminal.press("\x03")
@@ -128,16 +128,7 @@ def test_it_ends_at_ctrl_c_and_cleans_up(tmp_path: Path) -> None:
 
 
 def test_a_terminal_that_goes_away_leaves_nothing_behind(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "scripts.workshop_wal",
-        "--step",
-        "14",
-        "--data",
-        str(tmp_path),
-    ]
-    terminal = Terminal(command, size=(80, 24))
+    terminal = at_step_14(tmp_path)
     try:
         terminal.await_text(r"q: end")
         assert list(tmp_path.iterdir())
