@@ -109,12 +109,7 @@ def _draw_swarm(seed: int) -> Plan:
     small = stream.chance(500)
     sliced = stream.chance(400)
     heartbeat_ms = stream.pick((20, 50, 50, 50, 100))
-    policy = SyncPolicy(
-        segment_bytes=_FILL_STEP_BYTES if small else _SEGMENT_BYTES,
-        fill_step_bytes=_FILL_STEP_BYTES,
-        prepare=stream.pick(_PREPARATIONS),
-        job_records_max=stream.pick((2, 8, 256)),
-    )
+    policy = _draw_policy(stream, small)
     operations = -(-stream.between(80, 130) // clients)
     return Plan(
         seed=seed,
@@ -150,12 +145,7 @@ def _draw_lite(seed: int) -> Plan:
     heartbeat_ms = stream.between(100, 250)
     safety_ns = 6 * SECOND
     small = stream.chance(500)
-    policy = SyncPolicy(
-        segment_bytes=_FILL_STEP_BYTES if small else _SEGMENT_BYTES,
-        fill_step_bytes=_FILL_STEP_BYTES,
-        prepare=stream.pick(_PREPARATIONS),
-        job_records_max=stream.pick((2, 8, 256)),
-    )
+    policy = _draw_policy(stream, small)
     operations = -(-stream.between(84, 110) // clients)
     return Plan(
         seed=seed,
@@ -217,6 +207,15 @@ def _draw_kinds(seed: int) -> tuple[FaultKind, ...]:
         return ALL_KINDS
     kinds = tuple(kind for kind in ALL_KINDS if stream.chance(500))
     return kinds or ALL_KINDS
+
+
+def _draw_policy(stream: Stream, small: bool) -> SyncPolicy:
+    return SyncPolicy(
+        segment_bytes=_FILL_STEP_BYTES if small else _SEGMENT_BYTES,
+        fill_step_bytes=_FILL_STEP_BYTES,
+        prepare=stream.pick(_PREPARATIONS),
+        job_records_max=stream.pick((2, 8, 256)),
+    )
 
 
 def _draw_links(stream: Stream, fast: bool) -> LinkProfile:
