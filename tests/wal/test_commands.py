@@ -9,41 +9,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from click.testing import CliRunner, Result
 
-from tests.wal.support import batch, fill_segments, open_log
+from tests.wal.support import fill_segments, open_log
 from tests.wal.test_cwal import bytes_of
-from wal import Log, OsFilesystem, RecordHeader, batch_record, hard_state_record, recover
-from wal.commands import wal_commands
+from tests.wal.tool import flip, run
+from wal import Log, OsFilesystem, RecordHeader, batch_record, recover
 from wal.compression import Codec, compress
 from wal.console import Progress, WatchedFilesystem
 from wal.follow import Follower, newest
 from wal.frame import Kind, record_of
 
 FS = OsFilesystem()
-
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(wal_commands, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Path:
-    """A node's data directory with a log of two segments, ended without a clean stop."""
-    log, _ = open_log(directory=tmp_path / "n3" / "wal")
-    log.append([hard_state_record(0, 3, 1), batch(1, 2, group=4)])
-    fill_segments(log, 1, 9)
-    log.append([batch(10, 3)])
-    log.abort()
-    return tmp_path / "n3"
-
-
-def flip(path: Path, offset: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 0x10
-    path.write_bytes(content)
 
 
 # ---- dump --------------------------------------------------------------------------------

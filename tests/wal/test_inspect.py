@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner, Result
 
 from tests.wal.crashfs import CrashFilesystem
 from tests.wal.support import IDENTITY, ROOT, SMALL, batch, fill_segments, open_log
+from tests.wal.tool import flip, run
 from wal import (
     CorruptLogError,
     Kind,
@@ -22,36 +22,12 @@ from wal import (
     OpenOptions,
     OsFilesystem,
     RecordHeader,
-    hard_state_record,
 )
 from wal.commands import wal_commands
 from wal.frame import FramePrefix, encode_prefix, record_of
 from wal.recovery import recover
 from wal.segment import SegmentCheckpoint
 from wal.survey import Snapshot, walk
-
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(wal_commands, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Path:
-    """A node's data directory with a log of two segments, ended without a clean stop."""
-    log, _ = open_log(directory=tmp_path / "n3" / "wal")
-    log.append([hard_state_record(0, 3, 1), batch(1, 2, group=4)])
-    fill_segments(log, 1, 9)
-    log.append([batch(10, 3)])
-    log.abort()
-    return tmp_path / "n3"
-
-
-def flip(path: Path, offset: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 0x10
-    path.write_bytes(content)
 
 
 def segment(node: Path, number: int) -> Path:
