@@ -115,6 +115,11 @@ def _campaign(seeds: int, first: int, profile: Profile, jobs: int, rest: dict[st
         total = run_task(task, jobs, on_chunk, progress=rest["resume"], fail_fast=rest["fail_fast"])
     except ProgressError as error:
         raise CommandError(Exit.USAGE, str(error)) from None
+    except OSError as error:
+        raise CommandError(
+            Exit.UNFIT,
+            f"{rest['resume'] or error.filename}: {error.strerror}; nothing is kept there",
+        ) from None
     missing = total.coverage.missing() if not task.crash_points else []
     if rest["as_json"]:
         print_json(_document(total, task.first, kept))
@@ -145,10 +150,17 @@ def plan_wanted(schedule: Path | None, seed: int, profile: Profile) -> Plan:
 
     if schedule is None:
         return draw_plan(seed, profile)
+    if not schedule.is_file():
+        raise CommandError(Exit.USAGE, f"{schedule}: not a regular file")
     try:
         return decode_plan(schedule.read_text(encoding="utf-8"))
-    except (ScheduleError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        text = f"{schedule}: byte {error.start} is no UTF-8; a schedule is JSON"
+        raise CommandError(Exit.USAGE, text) from None
+    except ScheduleError as error:
         raise CommandError(Exit.USAGE, f"{schedule}: {error}") from None
+    except OSError as error:
+        raise CommandError(Exit.UNFIT, f"{schedule}: {error.strerror}") from None
 
 
 def _record(directory: Path, plan: Plan) -> int:

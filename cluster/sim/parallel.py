@@ -138,6 +138,8 @@ def _write(path: Path, task: Task, total: Campaign, done: set[int]) -> None:
 
 
 def _read(path: Path, task: Task) -> tuple[Campaign, set[int]]:
+    if path.exists() and not path.is_file():
+        raise ProgressError(f"{path}: not a regular file")
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
         if document["schema"] != PROGRESS_SCHEMA:

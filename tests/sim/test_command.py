@@ -1,12 +1,14 @@
 """`raftdeck sim`: what it prints, what it keeps, and how it exits."""
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from cluster.cli import raftdeck
+from cluster.cli import main, raftdeck
 from cluster.cli_support import State
+from cluster.exits import Exit
 from cluster.sim.plan import draw_plan
 from cluster.sim.world import LivenessError, World
 
@@ -89,3 +91,31 @@ def test_a_crash_point_that_fails_is_repeated_by_the_printed_command(failing: No
     answer = run("--crash-points", "--seed", "9", "--seeds", "1", "--jobs", "1")
     assert answer.exit_code == 1
     assert "raftdeck sim --crash-points --seed 9 --trace" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--resume", "/nonexistent/progress.json"], Exit.UNFIT, "No such file or directory"),
+        (["--resume", "/dev/full"], Exit.USAGE, "not a regular file"),
+        (["--schedule", "/dev/full"], Exit.USAGE, "not a regular file"),
+        (["--record", "/dev/null/there"], Exit.UNFIT, "Not a directory"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_named(
+    arguments: list[str], code: Exit, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sim", "--seeds", "1", "--jobs", "1", *arguments]) == code
+    error = capfd.readouterr().err
+    assert said in error
+    assert arguments[1] in error
+    assert "internal" not in error
+
+
+def test_bytes_that_are_no_schedule_are_told_by_their_place(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "schedule.json"
+    path.write_bytes(b"{\xff")
+    assert main(["sim", "--schedule", str(path)]) == Exit.USAGE
+    assert "byte 1 is no UTF-8" in capfd.readouterr().err
