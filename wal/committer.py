@@ -148,8 +148,8 @@ class Committer:
         self._urgent = 0
         """Flushes and seals in the queue: nothing gathers any longer."""
         self._jobs = 0
-        self._sync = Sync("")
-        """Of the head's segment, so that it is made once."""
+        self._sync = Sync(segment_name(head.number))
+        """Of the head's segment, so that it and the name are made once."""
         self._may_retire = True
         self._retired_last = False
         self._refusal: WalError | None = None
@@ -161,7 +161,8 @@ class Committer:
         ClosedLogError. Records that a recovery would refuse are a bug: AssertionError.
         """
         handle = AppendHandle(records, context)
-        self._check_room(handle.size)
+        if self.queued_bytes:
+            self._check_room(handle.size)
         return self._accept(handle, bounds_after)
 
     def submit_again(self, records: Sequence[Record], context: object = None) -> AppendHandle:
@@ -170,7 +171,8 @@ class Committer:
         A batch that was cut or released by what is queued already is a bug, as is a torn one.
         """
         handle = AppendHandle(records, context, again=True)
-        self._check_room(handle.size)
+        if self.queued_bytes:
+            self._check_room(handle.size)
         return self._accept(handle, bounds_of_copy)
 
     def insist(self, records: Sequence[Record], context: object) -> AppendHandle:
@@ -178,13 +180,13 @@ class Committer:
         return self._accept(AppendHandle(records, context), bounds_after)
 
     def _check_room(self, size: int) -> None:
-        if self.queued_bytes and self.queued_bytes + size > self.policy.queue_bytes_max:
+        if self.queued_bytes + size > self.policy.queue_bytes_max:
             raise self._refusal_now() or DiskFullError(
                 f"{self.queued_bytes} bytes wait for the disk already; free space or wait"
             )
 
     def _accept(self, handle: AppendHandle, bounds_behind: Bounds) -> AppendHandle:
-        if (refusal := self._refusal_now()) is not None:
+        if self._refusal is not None and (refusal := self._refusal_now()) is not None:
             raise refusal
         assert handle.records, "an append holds at least one record"
         if handle.size > RECORD_BYTES_MAX:  # one of them may be
@@ -218,6 +220,8 @@ class Committer:
     def next_job(self, now_ns: int | None = None) -> Job | None:
         """Return the next job, or None: enough is outstanding, nothing is due, or no space."""
         under_way = self._outstanding
+        if not self._queue and not self._may_retire and self._kept is None:
+            return None  # as after most jobs of a caller that waits for each
         if self.state is not CommitterState.RUNNING:
             return None
         if under_way and (len(under_way) >= self._jobs_max or under_way[-1].alone):
@@ -227,11 +231,11 @@ class Committer:
             under_way.append(job)
             return job
         found: Job | None = None
-        if not under_way:
+        if self._may_retire and not under_way:
             # One segment at a time, and appends in between: freeing many must not delay them.
             found = None if self._retired_last and self._queue else self._retirement()
             self._retired_last = found is not None
-        if found is None and self._queue and self._is_due(now_ns):
+        if found is None and self._queue and (not self.policy.gather_us or self._is_due(now_ns)):
             if under_way and self._rolls():
                 return None  # a segment ends durable
             found = self._build()
@@ -245,16 +249,18 @@ class Committer:
         Returns the handles that completed.
         """
         assert job in self._outstanding, "only an outstanding job is done"
-        finished: list[Job] = []
-        while not finished or finished[-1] is not job:
+        head = self.head
+        finished = [self._outstanding.popleft()]
+        while finished[-1] is not job:
             finished.append(self._outstanding.popleft())
-        self.head.durable = max(self.head.durable, *(each.durable for each in finished))
+        for each in finished:
+            head.durable = max(head.durable, each.durable)
         completed = []
         for each in finished:
             for handle in each.handles:
                 handle.remaining -= 1
                 if handle.remaining == 0:
-                    handle.synced = each.end <= self.head.durable
+                    handle.synced = each.end <= head.durable
                     completed.append(handle)
                     self.queued_bytes -= handle.size
         return completed
@@ -347,7 +353,7 @@ class Committer:
     def _is_due(self, now_ns: int | None) -> bool:
         """Tell whether what is queued is to be written now; sets `wake_at_ns` if it is not."""
         policy = self.policy
-        if policy.gather_us and now_ns is not None and not self._is_full():
+        if now_ns is not None and not self._is_full():
             if self.wake_at_ns is None:
                 self.wake_at_ns = now_ns + policy.gather_us * 1_000
             if now_ns < self.wake_at_ns:
@@ -374,37 +380,29 @@ class Committer:
         policy, head = self.policy, self.head
         operations: list[Operation] = []
         buffers: list[Buffer] = []
-        operations += drop_behind(policy, head)
+        if policy.page_cache == "drop":
+            operations += drop_behind(policy, head)
         begins = self._rolls()
         before = head.durable
         durable = self._begin_segment(operations, buffers) if begins else before
         syncs = int(0 < before < durable)  # of the segment before, which was buffered
         start = 0 if begins else head.offset
         entries = self._take(buffers, head.offset - start)
-        flushes = self._take_flushes()
+        flushes = self._take_flushes() if self._queue else 0
         assert self._gathered, "a job carries at least one record"
         size = head.offset - start
-        name = segment_name(head.number)
         if size:
-            operations += prepare_ahead(policy, head)
-            operations.append(Write(name, start, tuple(buffers), size))
+            if head.offset > head.filled_to:
+                operations += prepare_ahead(policy, head)
+            operations.append(Write(self._sync.name, start, tuple(buffers), size))
         if policy.commit == "buffered" and not flushes and not self._sealed:
             operations += write_behind(policy, head, size)
-            return self._job(operations, entries=entries, size=size, durable=durable, syncs=syncs)
+            return self._job(operations, durable, entries, size, syncs)
         head.dirty = 0
         is_synced = policy.sync == "o_dsync" and size > 0
         if not is_synced:
-            if self._sync.name != name:
-                self._sync = Sync(name)
             operations.append(self._sync)
-        return self._job(
-            operations,
-            entries=entries,
-            size=size,
-            durable=head.position,
-            flushes=flushes,
-            syncs=syncs + 1,
-        )
+        return self._job(operations, head.position, entries, size, syncs + 1, flushes=flushes)
 
     def _take(self, buffers: list[Buffer], size: int) -> int:
         """Frame what is queued at the head, up to a flush or a limit; return the entries in it.
@@ -473,29 +471,22 @@ class Committer:
     def _job(
         self,
         operations: list[Operation],
-        *,
         durable: int,
         entries: int = 0,
         size: int = 0,
-        flushes: int = 0,
         syncs: int = 0,
+        *,
+        flushes: int = 0,
         alone: bool = False,
     ) -> Job:
+        """Make a job of what was gathered. By position: with names it takes twice as long."""
         self._jobs += 1
         handles, self._gathered = tuple(self._gathered), []
         end = self.head.position
+        frames = len(handles) - flushes
         return Job(
-            operations=tuple(operations),
-            handles=handles,
-            end=end,
-            frames=len(handles) - flushes,
-            entries=entries,
-            bytes_written=size,
-            number=self._jobs,
-            durable=durable,
-            syncs=syncs,
-            alone=alone,
-        )
+            tuple(operations), handles, end, frames, entries, size, self._jobs, durable, syncs, alone
+        )  # fmt: skip
 
     def _begin_segment(self, operations: list[Operation], buffers: list[Buffer]) -> int:
         """Begin a new segment; return up to where the log is durable once that is done."""
@@ -504,7 +495,7 @@ class Committer:
         if previous:
             if head.durable != previous_end:
                 assert self.policy.commit == "buffered", "a segment ends durable"
-                operations.append(Sync(segment_name(previous)))
+                operations.append(self._sync)
             operations += drop_rest(self.policy, head)
             self.segment_sizes[previous] = head.filled_to
         number = head.number + 1
@@ -512,6 +503,7 @@ class Committer:
         name = segment_name(number)
         operations.append(Create(name) if spare is None else Rename(spare.name, name))
         operations.append(SyncDir())
+        self._sync = Sync(name)
         head.number, head.offset, head.uid = number, 0, self._draw_uid()
         head.dropped_to = head.dirty = 0
         self._may_retire = True
@@ -559,7 +551,7 @@ class Committer:
         if head.durable != head.position:
             assert self.policy.commit == "buffered", "nothing is under way"
             head.dirty = 0
-            sync: list[Operation] = [Sync(segment_name(head.number))]
+            sync: list[Operation] = [self._sync]
             return self._job(sync, durable=head.position, syncs=1, alone=True)
         size = self.segment_sizes.pop(head.oldest, 0)
         operations: list[Operation] = [self.pool.retire(head.oldest, size), SyncDir()]

@@ -106,7 +106,7 @@ class JobRunner:
             entries += job.entries
             self.frames += job.frames
             self.bytes_written += job.bytes_written
-        self.jobs += len(jobs)
+            self.jobs += 1
         self.entries += entries
         if syncs:
             self.syncs += syncs

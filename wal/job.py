@@ -9,7 +9,6 @@ from threading import Lock
 from wal.errors import WalError
 from wal.frame import Record, frame_size
 from wal.operations import Operation
-from wal.segment import position_at
 
 __all__ = ["AppendHandle", "Head", "Job"]
 
@@ -30,7 +29,9 @@ class AppendHandle:
         self.records = tuple(records)
         self.again = again
         """Whether the records are copies, which only move what is in the log already."""
-        self.size = sum([frame_size(len(record.body)) for record in self.records])
+        self.size = 0
+        for record in self.records:
+            self.size += frame_size(len(record.body))
         self.remaining = len(self.records) or 1
         self.positions: list[int] = []
         self.context = context
@@ -120,4 +121,4 @@ class Head:
     @property
     def position(self) -> int:
         """Position behind the last frame."""
-        return position_at(self.number, self.offset)
+        return self.number << 32 | self.offset  # `position_at`, without a call: it is asked per job

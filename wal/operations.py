@@ -70,9 +70,9 @@ class Allocate:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Write:
-    """Write frames at the head."""
+    """Write frames at the head. One per job, and so not frozen: see `wal.job.Job`."""
 
     name: str
     offset: int
