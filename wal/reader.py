@@ -28,7 +28,9 @@ from wal.segment import position_at
 
 __all__ = ["CHUNK_BYTES", "Frame", "Rest", "Stop", "read_frames", "scan_frames"]
 
-CHUNK_BYTES: Final = 4 << 20
+CHUNK_BYTES: Final = 1 << 20
+"""Fits the caches. Much larger chunks are fresh memory each time, whose page faults take as long as
+the reading."""
 _MAGIC_BYTES: Final = Struct("<I").pack(MAGIC)
 
 
@@ -57,7 +59,7 @@ class Frame(NamedTuple):
 
 @dataclass(slots=True)
 class Stop:
-    """Where and why reading a segment ended."""
+    """Where and why reading a segment ended; complete once it did."""
 
     offset: int = 0
     cause: FrameError | None = None
@@ -96,16 +98,16 @@ def read_frames(
     size = file.size()
     chunk, base = memoryview(b""), 0
     offset, first = start, position_at(number, 0)
+    stop.offset = start
     sequence: int | None = None
+    room = 8
     crc = checksum.function()
-    while True:
-        stop.offset, stop.ours, stop.cause = offset, False, None
-        if offset + FRAME_BYTES_MIN > size:
-            return
+    while offset + FRAME_BYTES_MIN <= size:
         if offset + FRAME_BYTES_MIN > base + len(chunk):
-            chunk, base = memoryview(file.pread(chunk_bytes, offset)), offset
+            # Whole frames, if they are as long as the last one: what a chunk cuts is read again.
+            wanted = max(chunk_bytes // room * room, FRAME_BYTES_MIN)
+            chunk, base = memoryview(file.pread(wanted, offset)), offset
         place = offset - base
-        stop.ours = uid is not None and int.from_bytes(chunk[place : place + 8], "little") == uid
         try:
             own, number_of, durable, length, payload_crc, fields = decode_head(chunk, place, crc)
             room = frame_size(fields[5])
@@ -116,7 +118,8 @@ def read_frames(
             if sequence is not None and number_of != sequence:
                 raise FrameError(f"sequence {number_of}, not {sequence}")
             if place + room > len(chunk):
-                chunk = memoryview(file.pread(max(chunk_bytes, room), offset))
+                wanted = max(chunk_bytes // room, 1) * room
+                chunk = memoryview(file.pread(wanted, offset))
                 base, place = offset, 0
             body = chunk[place + FRAME_BYTES_MIN : place + length]
             computed = crc(body, 0)
@@ -126,11 +129,13 @@ def read_frames(
                 raise FrameError("padding is not zero")
         except FrameError as error:
             stop.cause = error
-            return
+            stop.ours = int.from_bytes(chunk[place : place + 8], "little") == uid
+            break
         uid, sequence = own, number_of + 1
         head = chunk[place : place + FRAME_BYTES_MIN]
         yield Frame(first + offset, own, number_of, durable, fields, head, body)
         offset += room
+        stop.offset = offset
 
 
 def scan_frames(

@@ -28,7 +28,7 @@ __all__ = ["Ring", "Timing", "grouped", "naive", "read_and_checksum"]
 
 _LENGTH = Struct("<Q")
 _CRC = Struct("<I")
-_CHUNK_BYTES = 4 << 20
+_CHUNK_BYTES = 1 << 20
 _ZEROS = bytes(1 << 20)
 
 
