@@ -23,6 +23,7 @@ __all__ = ["drawn", "save_svg"]
 
 WIDTH: Final = 110
 _BAR_WIDTH: Final = 26
+_LEGEND: Final = "Bars are logarithmic, but for ours beside bare. × first: over the first row."
 Row = Mapping[str, Any]
 
 _SVG: Final = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">
@@ -84,9 +85,11 @@ def _charts(rows: Sequence[Row]) -> RenderableType:
         _prepared(of("prepare")),
         _seed4(of("seed 4")),
         _against("Recovery, MB/s", of("recovery"), ("ours", "bare"), "mb_per_s"),
-        _speeds("Peers, each commit synced", of("peers"), shapes=True) if of("peers") else Text(""),
     ]
-    return Group(*parts)
+    if of("peers"):
+        parts.append(_peers(of("peers")))
+    spaced = [each for part in parts for each in (part, Text(""))]
+    return Group(*spaced, Text(_LEGEND, style="dim"))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -120,6 +123,16 @@ def _speeds(title: str, rows: Sequence[Row], *, shapes: bool = False) -> Table:
             name, f"{row['ops_per_s']:,.0f}", bar, f"{row['ops_per_s'] / first:,.1f}",
             _count(row.get("writes")), _count(row.get("fsyncs")), f"{wait:,.0f}" if wait else "–",
         )  # fmt: skip
+    return table
+
+
+def _peers(rows: Sequence[Row]) -> Table:
+    table = _table("Peers, each commit synced", "", "records/s", "", "ours over it")
+    ours = {row["batch"]: row["ops_per_s"] for row in rows if row["case"] == "ours"}
+    for row, bar in zip(rows, _bars([row["ops_per_s"] for row in rows]), strict=True):
+        name = f"{row['record_bytes']:,} B × {row['batch']}, {row['case']}"
+        ratio = ours[row["batch"]] / row["ops_per_s"] if row["ops_per_s"] else 0.0
+        table.add_row(name, f"{row['ops_per_s']:,.0f}", bar, f"{ratio:.1f}")
     return table
 
 
