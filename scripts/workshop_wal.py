@@ -1,8 +1,8 @@
 """The write-ahead log in fifteen steps: seed 3's workshop, live, on this disk.
 
-    python -m scripts.workshop_wal              one key per step: any key goes on, b back, r again, q ends
-    python -m scripts.workshop_wal --auto       without a terminal: every step, one after another
-    python -m scripts.workshop_wal --step 6     begin with a step; --list names them
+    scripts/workshop              one key per step: any key goes on, b back, r again, q ends
+    scripts/workshop --auto       without a terminal: every step, one after another
+    scripts/workshop --step 6     begin with a step; --list names them
 
 Every figure is measured while you look, on the disk that holds --data; what is claimed elsewhere
 stands beside it. Exits with 0, with 1 if something acknowledged was lost, with 130 if interrupted.
@@ -29,7 +29,7 @@ WIDTH_MAX: Final = 96
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-               epilog="\b\nExample:\n  python -m scripts.workshop_wal --step 6")  # fmt: skip
+               epilog="\b\nExample:\n  scripts/workshop --step 6")  # fmt: skip
 @click.option("--auto", is_flag=True, help="Run every step without waiting for keys.")
 @click.option(
     "--step", "first", type=click.IntRange(1, len(STEPS)), default=1, help="Begin there. [1]"

@@ -87,7 +87,7 @@ def test_the_naive_row_syncs_each_record_and_a_group_once(tmp_path: Path) -> Non
 
 def at_step_14(data: Path) -> Terminal:
     """The workshop on a terminal, near its end."""
-    command = [sys.executable, "-m", "scripts.workshop_wal", "--step", "14", "--data", str(data)]
+    command = [str(ROOT / "scripts" / "workshop"), "--step", "14", "--data", str(data)]
     return Terminal(command, size=(80, 24))
 
 

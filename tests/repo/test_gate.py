@@ -135,6 +135,8 @@ def test_the_lock_holds_whatever_the_project_declares() -> None:
 
 def test_set_up_parses_on_the_pythons_that_it_must_refuse() -> None:
     """It has to run there, to say which Python is needed."""
-    programs = [ROOT / "scripts" / name for name in ("_setup.py", "__init__.py", "demo", "test")]
+    programs = [
+        ROOT / "scripts" / name for name in ("_setup.py", "__init__.py", "demo", "test", "workshop")
+    ]
     for path in programs:
         ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 6))
