@@ -38,8 +38,9 @@ from wal import (
     SyncPolicy,
     hard_state_record,
 )
+from wal.bounds import bounds_after
 from wal.driver import OnComplete
-from wal.frame import record_of, release_record, truncate_record
+from wal.frame import fields_of, record_of, release_record, truncate_record
 
 
 class Refusal:
@@ -433,3 +434,31 @@ def test_records_that_no_recovery_would_accept_are_refused_at_once() -> None:
     with pytest.raises(AssertionError):
         log.append([truncate_record(0, 3)])
     assert log.append([truncate_record(0, 4), batch(4), batch(5)]).durable
+
+
+@pytest.mark.parametrize(
+    ("record", "behind"),
+    [
+        (batch(7, 3), (2, 10)),
+        (truncate_record(0, 3), (2, 3)),
+        (truncate_record(0, 7), (2, 7)),
+        (release_record(0, 5, 1), (5, 7)),
+        (release_record(0, 1, 1), (2, 7)),
+        (release_record(0, 9, 1), (9, 10)),
+        (hard_state_record(0, 4, 1), (2, 7)),
+        (batch(6, 2), None),
+        (batch(8), None),
+        (truncate_record(0, 2), None),
+        (truncate_record(0, 8), None),
+    ],
+)
+def test_a_record_moves_the_bounds_that_the_next_one_must_keep(
+    record: Record, behind: tuple[int, int] | None
+) -> None:
+    """Behind index 2 as released and 6 as the last. The committer has the batch's case inline."""
+    fields = fields_of(record.header)
+    if behind is None:
+        with pytest.raises(AssertionError, match="group 0: a (batch|cut) at"):
+            bounds_after(fields, 2, 7)
+    else:
+        assert bounds_after(fields, 2, 7) == behind

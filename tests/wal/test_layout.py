@@ -22,6 +22,7 @@ from wal.frame import (
     decode_prefix,
     encode_prefix,
     fields_of,
+    flags_of,
     frame_size,
     hard_state_record,
     padding_for,
@@ -72,6 +73,7 @@ def test_leader_time_and_flags_have_their_places() -> None:
     header = RecordHeader(Kind.BATCH, 1, 2, 3, 4, 0x0102030405060708, 9, 10, 0x0201).pack()
     assert header[6:8] == b"\x01\x02"
     assert header[32:40] == bytes.fromhex("0807060504030201")
+    assert flags_of(header) == flags_of(memoryview(header)) == 0x0201
 
 
 def test_a_frame_prefix_lies_byte_for_byte_as_documented() -> None:
