@@ -458,7 +458,7 @@ def test_a_record_moves_the_bounds_that_the_next_one_must_keep(
     """Behind index 2 as released and 6 as the last. The committer has the batch's case inline."""
     fields = fields_of(record.header)
     if behind is None:
-        with pytest.raises(AssertionError, match="group 0: a (batch|cut) at"):
+        with pytest.raises(AssertionError, match=r"group 0: a (batch|cut) at"):
             bounds_after(fields, 2, 7)
     else:
         assert bounds_after(fields, 2, 7) == behind

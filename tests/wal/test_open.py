@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -192,7 +193,7 @@ def one_group_more(groups: Groups) -> Groups:
     return *groups, replace(groups[0], group=9)
 
 
-def other_group(**changes: object) -> Callable[[Groups], Groups]:
+def other_group(**changes: Any) -> Callable[[Groups], Groups]:
     return lambda groups: (replace(groups[0], **changes), *groups[1:])
 
 
