@@ -60,6 +60,17 @@ def test_a_missing_middle_segment_is_corruption() -> None:
     assert error.evidence == 3 << 32
 
 
+@pytest.mark.parametrize("content", [b"", bytes(4096), b"rubbish" * 100])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_segment_in_front_of_others_that_holds_nothing_is_corruption(
+    number: int, content: bytes
+) -> None:
+    """Nothing in it proves that it held anything; the segments behind it do."""
+    fs = three_segments()
+    fs.put(SEGMENTS[number], content)
+    assert refused(fs).evidence == (number + 1) << 32
+
+
 def test_a_missing_first_segment_is_corruption() -> None:
     fs = three_segments()
     fs.vanish(SEGMENTS[1])
