@@ -255,6 +255,22 @@ def test_a_segment_that_was_only_just_created_proves_that_the_one_before_was_dur
     assert error.position >> 32 == 1
 
 
+def test_a_checkpoint_of_the_newest_segment_whose_body_alone_was_torn_is_a_torn_tail() -> None:
+    """Its head is whole and is the only trace: the rest of the write did not arrive."""
+    fs = CrashFilesystem()
+    with opened(fs) as log:
+        fill_segments(log, 1, 9)
+    assert recover(fs, DIRECTORY).number == 2
+    content = fs.read(SEGMENTS[2])
+    assert content[96:104] != bytes(8)
+    fs.put(SEGMENTS[2], content[:96] + bytes(len(content) - 96))
+    found = recover(fs, DIRECTORY)
+    assert found.unstarted == (2,)
+    assert found.torn is not None
+    assert found.torn.position == found.end
+    assert found.torn.reason.startswith("body CRC")
+
+
 def test_files_that_only_look_like_segments_are_left_alone() -> None:
     fs = three_segments()
     for name in ("00000000.wal", "000000004.wal", "0000004.wal"):
