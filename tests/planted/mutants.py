@@ -120,6 +120,7 @@ class Mutant:
 
     file: str
     line: int
+    column: int
     change: str
     source: str
 
@@ -204,7 +205,8 @@ def mutants(subject: Subject) -> list[Mutant]:
                 line = getattr(node, "lineno", 0)
                 before, after = ast.unparse(node).split("\n")[0], ast.unparse(new).split("\n")[0]
                 change = f"{words}: {before}  →  {after}"
-                found.append(Mutant(str(path.relative_to(ROOT)), line, change, source))
+                column = getattr(node, "col_offset", 0)
+                found.append(Mutant(str(path.relative_to(ROOT)), line, column, change, source))
     return found
 
 
@@ -294,7 +296,7 @@ def judge_all(
 
 def name_of(mutant: Mutant) -> str:
     """What a mutant is called in the file of verdicts."""
-    return f"{mutant.file}:{mutant.line} {mutant.change}"
+    return f"{mutant.file}:{mutant.line}:{mutant.column} {mutant.change}"
 
 
 def copied(tree: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tests.wal.crashfs import CrashFilesystem
+from tests.wal.crashfs import CrashFile, CrashFilesystem
 from tests.wal.support import (
     DIRECTORY,
     IDENTITY,
@@ -37,10 +37,12 @@ from wal import (
     RecordTooLargeError,
     SyncPolicy,
     hard_state_record,
+    recover,
 )
 from wal.bounds import bounds_after
 from wal.driver import OnComplete
 from wal.frame import fields_of, record_of, release_record, truncate_record
+from wal.recovery import cut
 
 
 class Refusal:
@@ -251,6 +253,37 @@ def test_what_a_failed_sync_left_in_the_page_cache_is_made_durable_before_it_is_
     _, found = open_log(fs)
     assert spans(found) == [(1, 1, 1), (1, 2, 2)], "a node answered by it"
     assert found.groups[0].term == 9
+
+
+def test_an_open_writes_again_what_nothing_proves_durable_and_no_more() -> None:
+    """The last flush: what was before it is proved by the frames of the flush itself."""
+    rewritten: list[tuple[int, int]] = []
+
+    class Watched(CrashFilesystem):
+        def open(self, path: str, *, create: bool = False) -> CrashFile:
+            file = super().open(path, create=create)
+            write = file.pwritev
+
+            def pwritev(buffers: Sequence[bytes], offset: int) -> None:
+                rewritten.append((offset, offset + sum(map(len, buffers))))
+                write(buffers, offset)
+
+            file.pwritev = pwritev  # type: ignore[method-assign,assignment]  # one file's only
+            return file
+
+    fs = Watched()
+    log, driver = step_log(fs)
+    ends = []
+    for index in (1, 2, 3):
+        log.append([batch(index)], context=index)
+        assert driver.pump()
+        ends.append(log.stats().head & 0xFFFF_FFFF)
+    fs.kill()
+    rewritten.clear()
+    found = recover(fs, DIRECTORY)
+    assert (found.proved & 0xFFFF_FFFF, found.end & 0xFFFF_FFFF) == (ends[1], ends[2])
+    cut(fs, found)
+    assert rewritten == [(ends[1], ends[2])]
 
 
 # ---- ends --------------------------------------------------------------------------------

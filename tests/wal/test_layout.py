@@ -250,10 +250,16 @@ def test_a_newer_record_format_is_told_from_damage() -> None:
 
 @pytest.mark.parametrize(("offset", "value"), [(0, 0), (4, 0), (5, 0), (5, 8), (48, 1), (56, 1)])
 def test_a_header_that_is_not_of_this_format_is_no_header(offset: int, value: int) -> None:
+    """Nor is it one under a frame CRC that holds."""
     header = bytearray(truncate_record(0, 1).header[:60])
     header[offset] = value
-    with pytest.raises(FrameError):
-        RecordHeader.unpack(with_crc(bytes(header)))
+    foreign = with_crc(bytes(header))
+    with pytest.raises(FrameError, match="not of this format"):
+        RecordHeader.unpack(foreign)
+    frame = encode_prefix(FramePrefix(1, 2, 3, 96), foreign)
+    assert decode_prefix(frame).sequence == 2
+    with pytest.raises(FrameError, match="not of this format"):
+        decode_head(memoryview(frame), 0, crc32c)
 
 
 def test_a_newer_checkpoint_is_told_from_damage() -> None:
