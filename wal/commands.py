@@ -185,7 +185,7 @@ def _repair_lines(done: Repair, directory: str, *, dry_run: bool) -> Iterator[st
 )
 @click.argument("source", metavar="DIR|FILE", type=CwalFile(dir_okay=True))
 @click.argument("target", metavar="TARGET", type=click.Path())
-@click.option("--copy", "copies", multiple=True, metavar="FILE", type=click.Path(),
+@click.option("--copy", "copies", multiple=True, metavar="FILE", type=CwalFile(),
               help="A mirrored copy of FILE; of each entry the good one is taken.")  # fmt: skip
 @click.option("--group", type=click.IntRange(min=0),
               help="Of DIR: only the data of one group's entries, decompressed.")  # fmt: skip

@@ -69,7 +69,8 @@ def prepare(place: Path) -> None:
     (place / "disk").mkdir()
     tried = subprocess.run([*trial, place / "disk"], capture_output=True, text=True, check=False)
     if tried.returncode:
-        pytest.skip(f"an image cannot be mounted here: {tried.stderr.strip()}")
+        reason, *_ = tried.stderr.splitlines() or ["no reason was given"]
+        pytest.skip(f"an image cannot be mounted here: {reason}")
 
 
 def run(command: list[str | Path]) -> list[dict[str, Any]]:

@@ -122,6 +122,10 @@ def test_a_pipe_or_a_device_is_no_cwal_file(arguments: list[str], tmp_path: Path
         result = run(*arguments, place, *target)
         assert result.exit_code == 2
         assert f"{place}: neither a file nor a directory" in result.stderr
+    (tmp_path / "log.cwal").write_bytes(b"")
+    result = run("convert", tmp_path / "log.cwal", "--copy", tmp_path / "pipe", tmp_path / "target")
+    assert result.exit_code == 2
+    assert f"{tmp_path}/pipe: neither a file nor a directory" in result.stderr
     assert not (tmp_path / "target").exists()
 
 
