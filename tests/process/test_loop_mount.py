@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -88,6 +89,14 @@ def devices_of(image: Path) -> str:
     ).stdout
 
 
+def wait_for_no_device(image: Path) -> None:
+    """Wait until the last process of the namespace is gone, and the kernel has let the device go."""
+    deadline = time.monotonic() + WAIT_S
+    while left := devices_of(image):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
 def judged(place: Path, *options: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Return the pictures of a run, each with what the log in it holds."""
     pictures = run(looped("record", place, *options))
@@ -113,7 +122,7 @@ def test_a_log_on_ext4_holds_what_it_acknowledged_when_the_power_is_cut(place: P
         assert verdict["last_then"] == last + 5, (picture, verdict)
         behind += last < owed["given"]
     assert behind, "no picture caught the log between a write and its sync"
-    assert not devices_of(place / "image")
+    wait_for_no_device(place / "image")
 
 
 def test_without_syncs_ext4_loses_what_was_acknowledged(place: Path) -> None:
@@ -139,5 +148,5 @@ def test_a_killed_recorder_leaves_no_mount_and_no_loop_device(place: Path) -> No
         recorder.kill()
         recorder.wait(WAIT_S)
         recorder.stdout.close()
-    assert not devices_of(place / "image")
+    wait_for_no_device(place / "image")
     assert str(place) not in Path("/proc/self/mounts").read_text()
