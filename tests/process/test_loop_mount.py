@@ -55,7 +55,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
     if reason := needed():
         pytest.skip(reason)
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
-    with TemporaryDirectory(prefix="raftdeck-loop-", dir=memory) as directory:
+    with TemporaryDirectory("", "raftdeck-loop-", memory, ignore_cleanup_errors=True) as directory:
         prepare(Path(directory))
         yield Path(directory)
 

@@ -271,6 +271,25 @@ def test_a_checkpoint_of_the_newest_segment_whose_body_alone_was_torn_is_a_torn_
     assert found.torn.reason.startswith("body CRC")
 
 
+@pytest.mark.parametrize("offset", [40, 100])
+def test_the_first_write_of_a_log_that_arrived_in_part_is_a_torn_tail(offset: int) -> None:
+    """Its checkpoint is damaged, in head or body; a later frame of the same write is whole."""
+    fs = CrashFilesystem()
+    with opened(fs):
+        pass
+    whole = recover(fs, DIRECTORY)
+    assert (whole.number, whole.proved, whole.frames) == (1, 1 << 32, 2)
+    fs.flip(SEGMENTS[1], offset)
+    found = recover(fs, DIRECTORY)
+    assert (found.end, found.unstarted) == (0, (1,))
+    assert found.torn is not None
+    assert found.torn.position == 1 << 32
+    assert found.torn.bytes == len(fs.read(SEGMENTS[1]))
+    with opened(fs) as log:
+        log.append([batch(1)])
+    assert spans(recover(fs, DIRECTORY)) == [(1, 1, 1)]
+
+
 def test_files_that_only_look_like_segments_are_left_alone() -> None:
     fs = three_segments()
     for name in ("00000000.wal", "000000004.wal", "0000004.wal"):
