@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,10 +92,10 @@ def devices_of(image: Path) -> str:
 
 def wait_for_no_device(image: Path) -> None:
     """Wait until the last process of the namespace is gone, and the kernel has let the device go."""
-    deadline = time.monotonic() + WAIT_S
+    deadline, pause = time.monotonic() + WAIT_S, threading.Event()
     while left := devices_of(image):
         assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+        pause.wait(0.05)
 
 
 def judged(place: Path, *options: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
