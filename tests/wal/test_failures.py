@@ -175,6 +175,8 @@ def test_a_record_that_no_segment_can_hold_is_refused(monkeypatch: pytest.Monkey
     with pytest.raises(RecordTooLargeError, match="limit is 1000"):
         log.append([batch(1), batch(2, size=1001)])
     assert log.append([batch(1)]).durable, "the refused append left nothing behind"
+    several = [batch(index, size=400) for index in (2, 3, 4)]
+    assert log.append(several).durable, "the limit is of one record, not of an append"
 
 
 def test_a_log_can_be_opened_on_a_full_disk() -> None:
