@@ -15,6 +15,7 @@ import click
 
 from wal.console import (
     EXIT_DAMAGED,
+    CwalFile,
     LogDirectory,
     Progress,
     WatchedFilesystem,
@@ -22,6 +23,7 @@ from wal.console import (
     directory_argument,
     fail,
     json_option,
+    say,
     told,
 )
 from wal.convert import Conversion, from_cwal, to_cwal
@@ -78,12 +80,12 @@ def tail(
         if group is not None and group_of(sight) != group:
             return
         if jsonl:
-            click.echo(json.dumps(show.document(sight)))
+            say(json.dumps(show.document(sight)))
         else:
             for line in show.lines(sight):
-                click.echo(line)
+                say(line)
 
-    with told():
+    with told(directory):
         sights = newest(fs, directory, max(count, 1))
         for sight in sights[len(sights) - count if count < len(sights) else 0 :] if count else ():
             emit(sight)
@@ -127,7 +129,7 @@ def repair_command(directory: str, *, dry_run: bool, as_json: bool) -> None:
     What is lost may have been acknowledged. Where a majority of the cluster is well, do not repair:
     remove the node's directory, and let it be filled by its peers.
     """
-    with told(), Progress("reading") as progress:
+    with told(directory), Progress("reading") as progress:
         fs = WatchedFilesystem(progress)
         try:
             done = _rehearsed(fs, directory) if dry_run else repair(fs, directory)
@@ -138,10 +140,10 @@ def repair_command(directory: str, *, dry_run: bool, as_json: bool) -> None:
     document = {"schema": "raftdeck.wal.repair/1", "directory": directory, "dry_run": dry_run}
     document |= asdict(done)
     if as_json:
-        click.echo(json.dumps(document, indent=2))
+        say(json.dumps(document, indent=2))
     else:
         for line in _repair_lines(done, directory, dry_run=dry_run):
-            click.echo(line)
+            say(line)
     if done.damage and dry_run:
         raise click.exceptions.Exit(EXIT_DAMAGED)
 
@@ -181,9 +183,9 @@ def _repair_lines(done: Repair, directory: str, *, dry_run: bool) -> Iterator[st
     short_help="Turn a log into a CWal file, or one into a log.",
     epilog=closing_with("convert ./data/n1 n1.cwal"),
 )
-@click.argument("source", metavar="DIR|FILE", type=click.Path(exists=True))
+@click.argument("source", metavar="DIR|FILE", type=CwalFile(dir_okay=True))
 @click.argument("target", metavar="TARGET", type=click.Path())
-@click.option("--copy", "copies", multiple=True, metavar="FILE", type=click.Path(),
+@click.option("--copy", "copies", multiple=True, metavar="FILE", type=CwalFile(),
               help="A mirrored copy of FILE; of each entry the good one is taken.")  # fmt: skip
 @click.option("--group", type=click.IntRange(min=0),
               help="Of DIR: only the data of one group's entries, decompressed.")  # fmt: skip
@@ -212,7 +214,7 @@ def convert(
     if not ours and group is not None:
         raise click.UsageError("--group is for a DIR, and the source is a CWal FILE")
     target = target.rstrip("/")
-    with told(), Progress("converting") as progress:
+    with told(source), Progress("converting") as progress:
         fs = WatchedFilesystem(progress)
         try:
             if ours:
@@ -237,16 +239,16 @@ def _tell_conversion(source: str, target: str, done: Conversion, *, as_json: boo
     document = {"schema": "raftdeck.wal.convert/1", "source": source, "target": target}
     document |= asdict(done)
     if as_json:
-        click.echo(json.dumps(document, indent=2))
+        say(json.dumps(document, indent=2))
         return
     what = "records of a log" if done.shape == "records" else "entries, data only"
-    click.echo(f"converted  {source} to {target}")
-    click.echo(f"entries    {done.entries:,} ({what}), {done.bytes:,} bytes")
-    click.echo(f"verified   read back and compared; sha256 {done.sha256}")
+    say(f"converted  {source} to {target}")
+    say(f"entries    {done.entries:,} ({what}), {done.bytes:,} bytes")
+    say(f"verified   read back and compared; sha256 {done.sha256}")
     if done.copies_damaged:
-        click.echo(f"copies     {done.copies_damaged} entries were damaged in one copy or another")
+        say(f"copies     {done.copies_damaged} entries were damaged in one copy or another")
     if done.left_out:
-        click.echo(f"left out   {done.left_out}")
+        say(f"left out   {done.left_out}")
 
 
 # ---- CWal files --------------------------------------------------------------------------------
@@ -266,7 +268,7 @@ _files = click.argument(
     metavar="FILE...",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, dir_okay=False),
+    type=CwalFile(),
 )
 
 
@@ -281,7 +283,7 @@ def cwal_verify(paths: tuple[str, ...], *, as_json: bool) -> None:
     """
     stop = CwalStop()
     count = size = 0
-    with told(), Progress("verifying") as progress:
+    with told(paths[0]), Progress("verifying") as progress:
         fs = WatchedFilesystem(progress)
         if len(paths) == 1:
             damages: list[dict[str, Any]] = []
@@ -306,10 +308,10 @@ def cwal_verify(paths: tuple[str, ...], *, as_json: bool) -> None:
         "copies_damaged": [*damages, *differing],
     }
     if as_json:
-        click.echo(json.dumps(document, indent=2))
+        say(json.dumps(document, indent=2))
     else:
         for line in _cwal_lines(document):
-            click.echo(line)
+            say(line)
     if verdict != "intact":
         raise click.exceptions.Exit(EXIT_DAMAGED)
 
@@ -336,7 +338,7 @@ def _cwal_lines(document: dict[str, Any]) -> Iterator[str]:
 def cwal_dump(paths: tuple[str, ...], limit: int | None, *, as_hex: bool, jsonl: bool) -> None:
     """Print one line per entry: where it begins, bytes of data, and how the data begins."""
     stop, fs = CwalStop(), OsFilesystem()
-    with told():
+    with told(paths[0]):
         if len(paths) == 1:
             with closing(read_file(fs, paths[0], stop)) as entries:
                 _dump_entries(entries, limit, as_hex=as_hex, jsonl=jsonl)
@@ -357,12 +359,12 @@ def _dump_entries(
             document: dict[str, Any] = {"byte": entry.offset, "bytes": len(entry.data)}
             if as_hex:
                 document["data"] = data.hex()
-            click.echo(json.dumps(document))
+            say(json.dumps(document))
         else:
             text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data[:48])
-            click.echo(f"{entry.offset:<12} {len(entry.data):>10}  {text}")
+            say(f"{entry.offset:<12} {len(entry.data):>10}  {text}")
             if as_hex:
                 for line in hex_lines(data):
-                    click.echo(line)
+                    say(line)
         if number == limit:
             return

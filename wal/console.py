@@ -7,6 +7,7 @@ a format that cannot be read here.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -24,14 +25,17 @@ __all__ = [
     "EXIT_DAMAGED",
     "EXIT_OTHER_FORMAT",
     "EXIT_USAGE",
+    "CwalFile",
     "LogDirectory",
     "Place",
     "Progress",
     "WatchedFilesystem",
     "closing_with",
+    "counted",
     "directory_argument",
     "fail",
     "json_option",
+    "say",
     "told",
 ]
 
@@ -62,11 +66,29 @@ class LogDirectory(click.ParamType[str]):
         directory = inner if fs.exists(inner) else given
         try:
             names = fs.listdir(directory)
+        except NotADirectoryError:
+            hint = f"for a CWal file there is: raftdeck wal cwal verify {given}"
+            self.fail(f"{given}: a file, and no node's data directory; {hint}", param, ctx)
         except OSError as error:
             self.fail(f"{directory}: {error.strerror}", param, ctx)
         if not any(segment_number(name) or spare_number(name) or name in _MARKS for name in names):
             self.fail(f"{directory}: no log here; name a node's data directory", param, ctx)
         return directory
+
+
+class CwalFile(click.Path):
+    """A file that can be read to its end: no directory, and neither a pipe nor a device."""
+
+    def __init__(self, *, dir_okay: bool = False) -> None:
+        """With `dir_okay` a directory is taken as well."""
+        super().__init__(exists=True, dir_okay=dir_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        path = super().convert(value, param, ctx)
+        if not (os.path.isfile(path) or os.path.isdir(path)):
+            self.fail(f"{value}: neither a file nor a directory", param, ctx)
+        return path
 
 
 class Place(click.ParamType[int]):
@@ -97,9 +119,27 @@ def fail(message: str, exit_code: int) -> click.exceptions.Exit:
     return click.exceptions.Exit(exit_code)
 
 
+def say(text: str, *, nl: bool = True) -> None:
+    """Print data; a standard output that cannot take it ends the command, and is named."""
+    try:
+        click.echo(text, nl=nl)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise fail(f"standard output: {error.strerror}", EXIT_DAMAGED) from None
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 segment`, `2 segments`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 @contextmanager
-def told() -> Iterator[None]:
-    """Turn what reading a log may raise into a line and an exit code."""
+def told(where: str) -> Iterator[None]:
+    """Turn what reading a log may raise into a line and an exit code.
+
+    `where` is named if the error does not say which file it was.
+    """
     try:
         yield
     except OtherFormatError as error:
@@ -109,7 +149,7 @@ def told() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise fail(f"{error.filename or 'log'}: {error.strerror}", EXIT_USAGE) from None
+        raise fail(f"{error.filename or where}: {error.strerror}", EXIT_USAGE) from None
 
 
 # ---- progress ----------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from wal.recovery import GroupLog, Recovered
 from wal.replay import BatchRef
 from wal.segment import LogIdentity, number_of_position, offset_of_position, segment_name
 
-__all__ = ["equal_state", "record_at", "records_of", "state_of", "write_log"]
+__all__ = ["record_at", "records_of", "state_of", "write_log"]
 
 APPEND_BYTES: Final = 4 << 20
 """Bytes of one append when a log is written anew: one write, one sync."""
@@ -131,8 +131,3 @@ def state_of(found: Recovered) -> State:
         if facts != (0, 0, b"", 0, 0, ()):
             state[number] = facts
     return state
-
-
-def equal_state(one: Recovered, other: Recovered) -> bool:
-    """Tell whether two logs hold the same."""
-    return state_of(one) == state_of(other)

@@ -16,16 +16,18 @@ from wal.console import (
     Progress,
     WatchedFilesystem,
     closing_with,
+    counted,
     directory_argument,
     fail,
     json_option,
+    say,
     told,
 )
-from wal.errors import CorruptLogError, IdentityMismatchError
+from wal.errors import CorruptLogError, IdentityMismatchError, WalError
 from wal.filesystem import OsFilesystem
 from wal.recovery import GroupLog, Recovered
 from wal.sealed import read_sealed
-from wal.segment import segment_number, spare_number
+from wal.segment import segment_name, segment_number, spare_number
 from wal.show import Document, Shower, group_of, place_document
 from wal.survey import Sight, Snapshot, recovered, walk
 
@@ -60,7 +62,7 @@ def verify(directory: str, *, reference: bool, as_json: bool) -> None:
     A torn tail, which was never acknowledged, is reported and is no damage.
     """
     with (
-        told(),
+        told(directory),
         checksum.only_reference() if reference else nullcontext(),
         Progress("verifying") as progress,
     ):
@@ -76,10 +78,10 @@ def verify(directory: str, *, reference: bool, as_json: bool) -> None:
 
 def _print(document: Document, as_json: bool, lines: Callable[[Document], Iterator[str]]) -> None:
     if as_json:
-        click.echo(json.dumps(document, indent=2))
+        say(json.dumps(document, indent=2))
     else:
         for line in lines(document):
-            click.echo(line)
+            say(line)
 
 
 def _damage_document(directory: str, error: CorruptLogError | IdentityMismatchError) -> Document:
@@ -122,6 +124,7 @@ def _intact_document(found: Recovered) -> Document:
         "verdict": "intact",
         "segments": len(found.segments),
         "frames": found.frames,
+        "unstarted": [segment_name(number) for number in found.unstarted],
         "end": place_document(found.end) if found.end else None,
         "clean_stop": found.sealed,
         "torn_tail": None
@@ -130,10 +133,16 @@ def _intact_document(found: Recovered) -> Document:
     }
 
 
+def _unstarted_lines(document: Document) -> Iterator[str]:
+    for name in document["unstarted"]:
+        yield f"unstarted  {name} holds nothing of this log; the next start removes it"
+
+
 def _intact_lines(document: Document) -> Iterator[str]:
     end, torn = document["end"], document["torn_tail"]
     yield f"intact     {document['directory']}"
-    yield f"frames     {document['frames']} in {document['segments']} segments"
+    yield f"frames     {document['frames']} in {counted(document['segments'], 'segment')}"
+    yield from _unstarted_lines(document)
     if end is not None:
         how = "; stopped cleanly" if document["clean_stop"] else ""
         yield f"end        {end['segment']}, byte {end['byte']}{how}"
@@ -155,7 +164,7 @@ def _intact_lines(document: Document) -> Iterator[str]:
 def stat(directory: str, *, as_json: bool) -> None:
     """Say whose log it is, how large, and what each group has in it."""
     fs = OsFilesystem()
-    with told(), Progress("reading") as progress:
+    with told(directory), Progress("reading") as progress:
         found = recovered(WatchedFilesystem(progress), directory)
         segments, spares = [], []
         for name in fs.listdir(directory):
@@ -204,6 +213,7 @@ def _stat_lines(document: Document) -> Iterator[str]:
     yield f"segments   {document['segments']}, {document['segment_bytes']} bytes"
     yield f"spares     {document['spares']}, {document['spare_bytes']} bytes"
     yield f"frames     {document['frames']}"
+    yield from _unstarted_lines(document)
     if document["end"] is not None:
         how = "; stopped cleanly" if document["clean_stop"] else ""
         yield f"end        {document['end']['segment']}, byte {document['end']['byte']}{how}"
@@ -255,7 +265,7 @@ def dump(
             if group is None or sight.header is None or group_of(sight) == group:
                 yield sight
 
-    with told():
+    with told(directory):
         snapshot, sealed_end = Snapshot(OsFilesystem(), directory), 0
         try:
             sealed_end = read_sealed(snapshot, directory) or 0
@@ -269,7 +279,7 @@ def dump(
         else:
             for sight in sights:
                 for line in show.lines(sight):
-                    click.echo(line)
+                    say(line)
     if damaged:
         raise fail(f'{directory}: damaged; run "raftdeck wal verify"', EXIT_DAMAGED)
 
@@ -277,9 +287,11 @@ def dump(
 def _dump_document(directory: str, frames: Iterator[Document]) -> None:
     """Print one document, frame by frame: a log may hold millions."""
     start = {"schema": "raftdeck.wal.dump/1", "directory": directory}
-    click.echo(f'{json.dumps(start)[:-1]}, "frames": [', nl=False)
+    say(f'{json.dumps(start)[:-1]}, "frames": [', nl=False)
     try:
         for place, frame in enumerate(frames):
-            click.echo((",\n" if place else "\n") + json.dumps(frame), nl=False)
-    finally:
-        click.echo("\n]}")
+            say((",\n" if place else "\n") + json.dumps(frame), nl=False)
+    except (WalError, OSError):
+        say("\n]}")  # a document still, of what came before
+        raise
+    say("\n]}")

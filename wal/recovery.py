@@ -272,9 +272,11 @@ class _Recovery:
                         log.take(fields, frame.body, frame.position)
                     except FrameError as error:
                         raise self._corrupt(frame.position, str(error), cause=error) from None
-        if frame is not None:
-            found.uid, found.sequence = frame.uid, frame.sequence + 1
-            found.proved = frame.durable_pos
+        if frame is None:
+            reason = f"the checkpoint could be read once, and not again: {self._stop.reason}"
+            raise self._corrupt(position_at(number, 0), reason, cause=self._stop.cause)
+        found.uid, found.sequence = frame.uid, frame.sequence + 1
+        found.proved = frame.durable_pos
         found.segments[number] = size
         found.end = position_at(number, self._stop.offset)
 

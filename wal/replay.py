@@ -107,7 +107,8 @@ class GroupLog:
             self.vote, self.config = body_of_hard_state(body)
         elif kind == _TRUNCATE:
             self._truncate(index)
-        elif kind == _RELEASE:
+        else:
+            assert kind == _RELEASE, f"a record of kind {kind} belongs to no group"
             self._release(index, term)
 
     def settle(self) -> tuple[int, int] | None:

@@ -1,12 +1,17 @@
-"""Small random changes of `node/raft`: who notices? The unit tests first, then the simulator.
+"""Small random changes of what must not be wrong: who notices?
 
-    python tests/planted/mutants.py --count 150 --jobs 2             judge a sample, print who survived
-    python tests/planted/mutants.py --count 150 --out mutants.json   keep the verdicts; goes on from them
+    python tests/planted/mutants.py --of raft --count 150        judge a sample, print who survived
+    python tests/planted/mutants.py --of wal --jobs 1 --out wal.json    keep the verdicts; goes on from them
+
+`raft` is `node/raft`, judged by its unit tests and then the simulator; `wal` is how frames and
+segments lie and are read back, judged by the tests of that, then by the crash models and the tools,
+then by the crash points of the simulator.
 
 A mutant changes one place: a comparison, an operator, a constant, a condition, or leaves a statement
-out. It is written into a copy of the tree, never into this one. It is `killed` by the first unit
-test or simulated seed that fails, or that never ends; who survives both is printed with its change,
-to be explained: equivalent (nothing can notice), harmless (an optimisation), or a gap in the tests.
+out. It is written into a copy of the tree, never into this one. It is noticed by the first judge
+that fails, or that never ends; who survives all is printed with its change, to be explained:
+equivalent (nothing can notice), harmless (an optimisation), or a gap in the tests. The judges see the
+unchanged tree first: whoever fails it judges nothing.
 """
 
 from __future__ import annotations
@@ -28,15 +33,66 @@ from pathlib import Path
 from queue import SimpleQueue
 
 ROOT = Path(__file__).resolve().parents[2]
-TARGET = ROOT / "node" / "raft"
-PARTS = ("wal", "node", "cluster", "dashboard", "tests", "pyproject.toml")
-LEFT_OUT = {"__init__.py"}
-"""The invariants are a package of their own: they judge."""
-UNIT = ("tests/node/raft", *(f"tests/node/test_{n}.py" for n in ("multiraft", "runtime", "status")))
-UNIT_TIMEOUT_S = 180
-SEEDS = 150
-"""Of each of lite and swarm: 300 in all."""
-SEEDS_TIMEOUT_S = 300
+PARTS = ("wal", "node", "cluster", "dashboard", "scripts", "docs", "tests", "pyproject.toml")
+NOBODY = "nobody"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A command that ends with 0 if it noticed nothing; `marks` begin the line that tells what."""
+
+    name: str
+    arguments: tuple[str, ...]
+    timeout_s: int
+    marks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is changed, and by whom it is judged, the fastest first."""
+
+    files: tuple[str, ...]
+    judges: tuple[Judge, ...]
+
+
+def _pytest(name: str, tests: tuple[str, ...], timeout_s: int) -> Judge:
+    arguments = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests)
+    return Judge(name, arguments, timeout_s, ("FAILED", "ERROR"))
+
+
+def _simulator(profile: str) -> Judge:
+    """Judge by 150 seeds of each of lite and swarm: 300 in all."""
+    arguments = ("-m", "cluster.sim", "--profile", profile, "--seeds", "150", "--jobs", "1")
+    return Judge("simulator", (*arguments, "--no-shrink", "--fail-fast"), 300, ("seed ",))
+
+
+def _wal(name: str, tests: str, timeout_s: int) -> Judge:
+    return _pytest(name, tuple(f"tests/wal/test_{each}.py" for each in tests.split()), timeout_s)
+
+
+UNIT_OF_RAFT = (
+    "tests/node/raft",
+    "tests/node/test_multiraft.py",
+    "tests/node/test_runtime.py",
+    "tests/node/test_status.py",
+)
+UNIT_OF_WAL = "layout damage segments failures decision_table open flips again"
+
+SUBJECTS = {
+    "raft": Subject(
+        ("node/raft/*.py",),  # the invariants are a package of their own: they judge
+        (_pytest("unit", UNIT_OF_RAFT, 180), _simulator("lite"), _simulator("swarm")),
+    ),
+    "wal": Subject(
+        ("wal/frame.py", "wal/recovery.py", "wal/segment.py"),
+        (
+            _wal("unit", UNIT_OF_WAL, 60),
+            _wal("crashes", "crash_model state_machine repair", 180),
+            _wal("tools", "inspect commands convert driver policies", 180),
+            _pytest("simulator", ("tests/sim/test_crash_points.py", "-k", "loses_nothing"), 240),
+        ),
+    ),
+}
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
@@ -64,6 +120,7 @@ class Mutant:
 
     file: str
     line: int
+    column: int
     change: str
     source: str
 
@@ -76,7 +133,7 @@ class Verdict:
     line: int
     change: str
     by: str
-    """unit, simulator, or nobody."""
+    """The name of a judge, or nobody."""
     what: str
     seconds: float
 
@@ -133,11 +190,11 @@ def functions(tree: ast.Module) -> Iterator[ast.AST]:
                     yield from ast.walk(statement)
 
 
-def mutants() -> list[Mutant]:
+def mutants(subject: Subject) -> list[Mutant]:
     """Return every mutant there is."""
     found = []
-    for path in sorted(TARGET.glob("*.py")):
-        if path.name in LEFT_OUT:
+    for path in sorted(path for pattern in subject.files for path in ROOT.glob(pattern)):
+        if path.name == "__init__.py":
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in functions(tree):
@@ -148,7 +205,8 @@ def mutants() -> list[Mutant]:
                 line = getattr(node, "lineno", 0)
                 before, after = ast.unparse(node).split("\n")[0], ast.unparse(new).split("\n")[0]
                 change = f"{words}: {before}  →  {after}"
-                found.append(Mutant(str(path.relative_to(ROOT)), line, change, source))
+                column = getattr(node, "col_offset", 0)
+                found.append(Mutant(str(path.relative_to(ROOT)), line, column, change, source))
     return found
 
 
@@ -170,36 +228,37 @@ def run(command: list[str], tree: Path, timeout_s: int) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def judge(mutant: Mutant, tree: Path) -> Verdict:
-    """Let the unit tests and then the simulator look at a mutant."""
+def judge(mutant: Mutant, subject: Subject, tree: Path) -> Verdict:
+    """Let one judge after the other look at a mutant."""
     began = time.monotonic()
     path = tree / mutant.file
     path.write_text(mutant.source, encoding="utf-8")
     try:
-        by, what = _judged(tree)
+        by, what = judged(subject, tree)
     finally:
         shutil.copy(ROOT / mutant.file, path)
     seconds = round(time.monotonic() - began, 1)
     return Verdict(mutant.file, mutant.line, mutant.change, by, what, seconds)
 
 
-def _judged(tree: Path) -> tuple[str, str]:
-    pytest = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *UNIT]
-    code, text = run(pytest, tree, UNIT_TIMEOUT_S)
-    if code:
-        failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        return "unit", (failed or text.splitlines() or [""])[0][:200]
-    for profile in ("lite", "swarm"):
-        simulator = [sys.executable, "-m", "cluster.sim", "--profile", profile]
-        simulator += ["--seeds", str(SEEDS), "--jobs", "1", "--no-shrink", "--fail-fast"]
-        code, text = run(simulator, tree, SEEDS_TIMEOUT_S)
+def judged(subject: Subject, tree: Path) -> tuple[str, str]:
+    """Return who notices something in a tree, and what."""
+    for each in subject.judges:
+        code, text = run([sys.executable, *each.arguments], tree, each.timeout_s)
         if code:
-            found = [line for line in text.splitlines() if line.startswith("seed ")]
-            return "simulator", f"{profile} {(found or text.splitlines() or [''])[0]}"[:200]
-    return "nobody", ""
+            lines = text.splitlines()
+            found = [line for line in lines if line.startswith(each.marks)]
+            return each.name, (found or lines or [""])[0][:200]
+    return NOBODY, ""
 
 
-def judge_all(sample: list[Mutant], jobs: int, done: dict[str, Verdict], out: Path | None) -> None:
+def judge_all(
+    subject: Subject,
+    sample: list[Mutant],
+    jobs: int,
+    done: dict[str, Verdict],
+    out: Path | None,
+) -> None:
     """Judge what has no verdict yet, each worker in a copy of its own."""
     with tempfile.TemporaryDirectory(prefix="raftdeck-mutants-") as scratch:
         trees: SimpleQueue[Path] = SimpleQueue()
@@ -209,11 +268,16 @@ def judge_all(sample: list[Mutant], jobs: int, done: dict[str, Verdict], out: Pa
         def work(mutant: Mutant) -> Verdict:
             tree = trees.get()
             try:
-                return judge(mutant, tree)
+                return judge(mutant, subject, tree)
             finally:
                 trees.put(tree)
 
         left = [mutant for mutant in sample if name_of(mutant) not in done]
+        tree = trees.get()
+        by, what = judged(subject, tree)
+        trees.put(tree)
+        if by != NOBODY:
+            raise SystemExit(f"{by} fails the unchanged tree: {what}")
         with ThreadPoolExecutor(jobs) as pool:
             futures = {pool.submit(work, mutant): mutant for mutant in left}
             try:
@@ -232,7 +296,7 @@ def judge_all(sample: list[Mutant], jobs: int, done: dict[str, Verdict], out: Pa
 
 def name_of(mutant: Mutant) -> str:
     """What a mutant is called in the file of verdicts."""
-    return f"{mutant.file}:{mutant.line} {mutant.change}"
+    return f"{mutant.file}:{mutant.line}:{mutant.column} {mutant.change}"
 
 
 def copied(tree: Path) -> Path:
@@ -260,30 +324,35 @@ def tell(verdict: Verdict, number: int, count: int) -> None:
 def main() -> int:
     """Judge a sample and print the score and the survivors."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--of", choices=sorted(SUBJECTS), default="raft")
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="where to keep the verdicts")
     chosen = parser.parse_args()
-    every = mutants()
+    subject = SUBJECTS[chosen.of]
+    every = mutants(subject)
     sample = random.Random(chosen.seed).sample(every, min(chosen.count, len(every)))
     done: dict[str, Verdict] = {}
     if chosen.out is not None and chosen.out.exists():
         kept = json.loads(chosen.out.read_text())
         names = {name_of(mutant) for mutant in sample}
         done = {name: Verdict(**verdict) for name, verdict in kept.items() if name in names}
-    judge_all(sample, chosen.jobs, done, chosen.out)
-    counts = {by: sum(v.by == by for v in done.values()) for by in ("unit", "simulator", "nobody")}
-    noticed = counts["unit"] + counts["simulator"]
-    print(
-        f"{len(sample)} of {len(every)} mutants: {counts['unit']} noticed by unit tests,"
-        f" {counts['simulator']} by the simulator, {counts['nobody']} by nobody:"
-        f" {100 * noticed / len(sample):.1f} %"
-    )
-    for verdict in sorted(done.values(), key=lambda each: (each.file, each.line)):
-        if verdict.by == "nobody":
-            print(f"  {verdict.file}:{verdict.line} {verdict.change}")
+    judge_all(subject, sample, chosen.jobs, done, chosen.out)
+    sum_up(subject, list(done.values()), len(every))
     return 0
+
+
+def sum_up(subject: Subject, verdicts: list[Verdict], every: int) -> None:
+    """Print the score, and who survived."""
+    names = list(dict.fromkeys(each.name for each in subject.judges))
+    counts = {name: sum(verdict.by == name for verdict in verdicts) for name in [*names, NOBODY]}
+    told = ", ".join(f"{counts[name]} noticed by {name}" for name in names)
+    score = 100 * (1 - counts[NOBODY] / len(verdicts))
+    print(f"{len(verdicts)} of {every} mutants: {told}, {counts[NOBODY]} by nobody: {score:.1f} %")
+    for verdict in sorted(verdicts, key=lambda each: (each.file, each.line)):
+        if verdict.by == NOBODY:
+            print(f"  {verdict.file}:{verdict.line} {verdict.change}")
 
 
 if __name__ == "__main__":

@@ -134,6 +134,31 @@ def test_a_copy_whose_segment_is_missing_is_missed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("halves", "missing"),
+    [
+        (([0, 1], [2, 3, 4]), "1 to 2"),
+        (([2, 3, 4], [0, 1]), "3 to 5"),
+        (([1], [0, 2, 3, 4]), "2 to 2"),
+    ],
+)
+def test_what_is_missing_of_a_tail_that_was_copied_in_halves_is_named(
+    halves: tuple[list[int], list[int]], missing: str
+) -> None:
+    """Each half lies in a segment of its own, and the first of these is gone."""
+    fs = CrashFilesystem()
+    with opened(fs) as log:
+        log.append(QUIET)
+        following = one_busy_group(fs, log)
+        log.append_again([QUIET[place] for place in halves[0]])
+        following = one_busy_group(fs, log, following)
+        log.append_again([QUIET[place] for place in halves[1]])
+        one_busy_group(fs, log, following)
+    fs.vanish(f"/log/{segments(fs)[0]}")
+    with pytest.raises(CorruptLogError, match=rf"group 7: entries {missing} are missing"):
+        open_log(fs)
+
+
+@pytest.mark.parametrize(
     ("before", "copy", "reason"),
     [
         ([release_record(7, 2, 3)], QUIET[1:2], "no copy of 2"),

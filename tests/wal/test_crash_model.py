@@ -23,6 +23,7 @@ from wal import (
     Committer,
     CommitterState,
     CorruptLogError,
+    Filesystem,
     Job,
     JobRunner,
     Log,
@@ -122,6 +123,8 @@ class Lives:
     def __init__(self, seed: int, policy: str = "") -> None:
         self.rng = random.Random(f"{seed} {policy}" if policy else seed)
         self.fs = CrashFilesystem()
+        self.disk: Filesystem = self.fs
+        """What the log is given."""
         self.acked = Model()
         self.written: list[Record] = []
         """Behind `acked`: what a buffered log promised to keep unless the power fails."""
@@ -166,7 +169,7 @@ class Lives:
             return drivers[0]
 
         options = OpenOptions(self.policy, make_driver, self.draw_uid, clock=lambda: 0)
-        log, found = Log.open(self.fs, DIRECTORY, IDENTITY, options)
+        log, found = Log.open(self.disk, DIRECTORY, IDENTITY, options)
         self.fs.before = lambda operation, path: None
         return log, drivers[0], found
 
@@ -204,21 +207,7 @@ class Lives:
         elif fault != "none":
             self._fail_after(self.rng.randint(0, 60), fault)
         try:
-            for _ in range(self.rng.randint(0, 60)):
-                if self.rng.random() < 0.2 and (copies := self.workload.again(submitted)):
-                    handles.append((log.append_again(copies, context=copies), []))
-                    self.happened["again"] += 1
-                elif self.rng.random() < 0.03:
-                    handles.append((log.flush(context="flush"), []))
-                else:
-                    records = self.workload.append(submitted)
-                    handles.append((log.append(records, context=records), records))
-                while self.rng.random() < 0.5 and driver.pump():
-                    self.happened["segments"] = max(
-                        self.happened["segments"], log.stats().head >> 32
-                    )
-                if log.disk_full and self.rng.random() < 0.5:
-                    log.retry()
+            self.work(log, driver, submitted, handles)
             ending = self.rng.choice(["kill", "power", "clean", "abort"])
             if ending == "clean":
                 self.fs.before = lambda operation, path: None
@@ -241,6 +230,28 @@ class Lives:
             self._power_cut()
         else:
             self.fs.kill()
+
+    def work(
+        self,
+        log: Log,
+        driver: LifeDriver,
+        submitted: Model,
+        handles: list[tuple[AppendHandle, list[Record]]],
+    ) -> None:
+        """Append, append again and flush, while the driver takes some of its steps."""
+        for _ in range(self.rng.randint(0, 60)):
+            if self.rng.random() < 0.2 and (copies := self.workload.again(submitted)):
+                handles.append((log.append_again(copies, context=copies), []))
+                self.happened["again"] += 1
+            elif self.rng.random() < 0.03:
+                handles.append((log.flush(context="flush"), []))
+            else:
+                records = self.workload.append(submitted)
+                handles.append((log.append(records, context=records), records))
+            while self.rng.random() < 0.5 and driver.pump():
+                self.happened["segments"] = max(self.happened["segments"], log.stats().head >> 32)
+            if log.disk_full and self.rng.random() < 0.5:
+                log.retry()
 
     def _power_cut(self) -> None:
         """Cut the power: what was written and not synced is promised no longer."""

@@ -60,6 +60,17 @@ def test_a_missing_middle_segment_is_corruption() -> None:
     assert error.evidence == 3 << 32
 
 
+@pytest.mark.parametrize("content", [b"", bytes(4096), b"rubbish" * 100])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_segment_in_front_of_others_that_holds_nothing_is_corruption(
+    number: int, content: bytes
+) -> None:
+    """Nothing in it proves that it held anything; the segments behind it do."""
+    fs = three_segments()
+    fs.put(SEGMENTS[number], content)
+    assert refused(fs).evidence == (number + 1) << 32
+
+
 def test_a_missing_first_segment_is_corruption() -> None:
     fs = three_segments()
     fs.vanish(SEGMENTS[1])
@@ -242,6 +253,41 @@ def test_a_segment_that_was_only_just_created_proves_that_the_one_before_was_dur
     error = refused(fs)
     assert error.evidence == 2 << 32
     assert error.position >> 32 == 1
+
+
+def test_a_checkpoint_of_the_newest_segment_whose_body_alone_was_torn_is_a_torn_tail() -> None:
+    """Its head is whole and is the only trace: the rest of the write did not arrive."""
+    fs = CrashFilesystem()
+    with opened(fs) as log:
+        fill_segments(log, 1, 9)
+    assert recover(fs, DIRECTORY).number == 2
+    content = fs.read(SEGMENTS[2])
+    assert content[96:104] != bytes(8)
+    fs.put(SEGMENTS[2], content[:96] + bytes(len(content) - 96))
+    found = recover(fs, DIRECTORY)
+    assert found.unstarted == (2,)
+    assert found.torn is not None
+    assert found.torn.position == found.end
+    assert found.torn.reason.startswith("body CRC")
+
+
+@pytest.mark.parametrize("offset", [40, 100])
+def test_the_first_write_of_a_log_that_arrived_in_part_is_a_torn_tail(offset: int) -> None:
+    """Its checkpoint is damaged, in head or body; a later frame of the same write is whole."""
+    fs = CrashFilesystem()
+    with opened(fs):
+        pass
+    whole = recover(fs, DIRECTORY)
+    assert (whole.number, whole.proved, whole.frames) == (1, 1 << 32, 2)
+    fs.flip(SEGMENTS[1], offset)
+    found = recover(fs, DIRECTORY)
+    assert (found.end, found.unstarted) == (0, (1,))
+    assert found.torn is not None
+    assert found.torn.position == 1 << 32
+    assert found.torn.bytes == len(fs.read(SEGMENTS[1]))
+    with opened(fs) as log:
+        log.append([batch(1)])
+    assert spans(recover(fs, DIRECTORY)) == [(1, 1, 1)]
 
 
 def test_files_that_only_look_like_segments_are_left_alone() -> None:

@@ -30,7 +30,7 @@ from tests.wal.test_failures import step_log
 from wal import CorruptLogError, Log, SyncPolicy, TornTailError, WalError, recover
 from wal.recovery import Recovered, RecoveryMode
 from wal.sealed import read_sealed
-from wal.segment import SEALED_NAME
+from wal.segment import SEALED_NAME, segment_number
 
 FIRST, SECOND, THIRD = (f"{DIRECTORY}/{number:08d}.wal" for number in (1, 2, 3))
 SEALED = f"{DIRECTORY}/{SEALED_NAME}"
@@ -240,6 +240,7 @@ def last_of(found: Recovered) -> int:
 def test_default(name: str) -> None:
     row = ROWS[name]
     fs = row.build()
+    sizes = {name: len(fs.read(f"{DIRECTORY}/{name}")) for name in wal_names(fs)}
     outcome = try_open(fs, "default")
     if row.refused:
         assert isinstance(outcome, CorruptLogError), outcome
@@ -251,6 +252,10 @@ def test_default(name: str) -> None:
     assert bool(outcome.torn) == bool(row.torn)
     if outcome.torn is not None:
         assert row.torn in outcome.torn.reason, outcome.torn
+        number, offset = outcome.torn.position >> 32, outcome.torn.position & 0xFFFF_FFFF
+        behind = sum(size for name, size in sizes.items() if (segment_number(name) or 0) >= number)
+        assert outcome.torn.bytes == behind - offset
+        assert outcome.torn.position == outcome.end
     last = last_of(outcome)
     assert row.last in (None, last)
     with opened(fs) as log:  # what is appended behind the cut stays

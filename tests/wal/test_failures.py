@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tests.wal.crashfs import CrashFilesystem
+from tests.wal.crashfs import CrashFile, CrashFilesystem
 from tests.wal.support import (
     DIRECTORY,
     IDENTITY,
@@ -37,9 +37,12 @@ from wal import (
     RecordTooLargeError,
     SyncPolicy,
     hard_state_record,
+    recover,
 )
+from wal.bounds import bounds_after
 from wal.driver import OnComplete
-from wal.frame import record_of, release_record, truncate_record
+from wal.frame import fields_of, record_of, release_record, truncate_record
+from wal.recovery import cut
 
 
 class Refusal:
@@ -172,6 +175,8 @@ def test_a_record_that_no_segment_can_hold_is_refused(monkeypatch: pytest.Monkey
     with pytest.raises(RecordTooLargeError, match="limit is 1000"):
         log.append([batch(1), batch(2, size=1001)])
     assert log.append([batch(1)]).durable, "the refused append left nothing behind"
+    several = [batch(index, size=400) for index in (2, 3, 4)]
+    assert log.append(several).durable, "the limit is of one record, not of an append"
 
 
 def test_a_log_can_be_opened_on_a_full_disk() -> None:
@@ -250,6 +255,37 @@ def test_what_a_failed_sync_left_in_the_page_cache_is_made_durable_before_it_is_
     _, found = open_log(fs)
     assert spans(found) == [(1, 1, 1), (1, 2, 2)], "a node answered by it"
     assert found.groups[0].term == 9
+
+
+def test_an_open_writes_again_what_nothing_proves_durable_and_no_more() -> None:
+    """The last flush: what was before it is proved by the frames of the flush itself."""
+    rewritten: list[tuple[int, int]] = []
+
+    class Watched(CrashFilesystem):
+        def open(self, path: str, *, create: bool = False) -> CrashFile:
+            file = super().open(path, create=create)
+            write = file.pwritev
+
+            def pwritev(buffers: Sequence[bytes], offset: int) -> None:
+                rewritten.append((offset, offset + sum(map(len, buffers))))
+                write(buffers, offset)
+
+            file.pwritev = pwritev  # type: ignore[method-assign,assignment]  # one file's only
+            return file
+
+    fs = Watched()
+    log, driver = step_log(fs)
+    ends = []
+    for index in (1, 2, 3):
+        log.append([batch(index)], context=index)
+        assert driver.pump()
+        ends.append(log.stats().head & 0xFFFF_FFFF)
+    fs.kill()
+    rewritten.clear()
+    found = recover(fs, DIRECTORY)
+    assert (found.proved & 0xFFFF_FFFF, found.end & 0xFFFF_FFFF) == (ends[1], ends[2])
+    cut(fs, found)
+    assert rewritten == [(ends[1], ends[2])]
 
 
 # ---- ends --------------------------------------------------------------------------------
@@ -433,3 +469,31 @@ def test_records_that_no_recovery_would_accept_are_refused_at_once() -> None:
     with pytest.raises(AssertionError):
         log.append([truncate_record(0, 3)])
     assert log.append([truncate_record(0, 4), batch(4), batch(5)]).durable
+
+
+@pytest.mark.parametrize(
+    ("record", "behind"),
+    [
+        (batch(7, 3), (2, 10)),
+        (truncate_record(0, 3), (2, 3)),
+        (truncate_record(0, 7), (2, 7)),
+        (release_record(0, 5, 1), (5, 7)),
+        (release_record(0, 1, 1), (2, 7)),
+        (release_record(0, 9, 1), (9, 10)),
+        (hard_state_record(0, 4, 1), (2, 7)),
+        (batch(6, 2), None),
+        (batch(8), None),
+        (truncate_record(0, 2), None),
+        (truncate_record(0, 8), None),
+    ],
+)
+def test_a_record_moves_the_bounds_that_the_next_one_must_keep(
+    record: Record, behind: tuple[int, int] | None
+) -> None:
+    """Behind index 2 as released and 6 as the last. The committer has the batch's case inline."""
+    fields = fields_of(record.header)
+    if behind is None:
+        with pytest.raises(AssertionError, match=r"group 0: a (batch|cut) at"):
+            bounds_after(fields, 2, 7)
+    else:
+        assert bounds_after(fields, 2, 7) == behind

@@ -12,6 +12,7 @@ from tests.wal.crashfs import CrashFilesystem
 from tests.wal.support import DIRECTORY, IDENTITY, batch, fill_segments, open_log, spans, wal_names
 from tests.wal.test_failures import step_log
 from wal import CorruptLogError, hard_state_record, recover
+from wal.frame import FRAME_BYTES_MIN
 from wal.reader import Frame, Stop, read_frames
 
 FIRST = f"{DIRECTORY}/00000001.wal"
@@ -82,6 +83,30 @@ def test_a_flip_in_the_last_flush_is_a_torn_tail_and_is_located() -> None:
         fs.flip(FIRST, offset, mask)
 
 
+def test_a_flip_under_an_open_log_is_never_served() -> None:
+    """Whatever byte of the segment turns over: a batch is read as it was written, or not at all."""
+    fs = small_log()
+    log, found = open_log(fs)
+    refs = list(found.groups[0].batches)
+    written = {ref.position: log.read(0, ref) for ref in refs}
+    assert len(refs) == 5
+    end = found.end & 0xFFFF_FFFF
+    starts = [ref.position & 0xFFFF_FFFF for ref in refs]
+    for offset, mask in flips(end):
+        fs.flip(FIRST, offset, mask)
+        refused = 0
+        for ref in refs:
+            try:
+                assert log.read(0, ref) == written[ref.position], (offset, mask)
+            except CorruptLogError:
+                refused += 1
+        place = bisect_right(starts, offset) - 1
+        inside = place >= 0 and offset < starts[place] + FRAME_BYTES_MIN + refs[place].size
+        assert refused == inside, (offset, mask)
+        fs.flip(FIRST, offset, mask)
+    log.abort()
+
+
 def test_a_torn_tail_is_cut_before_anything_is_appended() -> None:
     fs = small_log()
     for frame in frames(fs)[-3:]:
@@ -105,10 +130,13 @@ def test_after_a_clean_stop_a_flip_at_any_byte_is_corruption() -> None:
     assert log.seal_and_close()
     found = recover(fs, DIRECTORY, IDENTITY)
     assert found.sealed
+    starts = [frame.position & 0xFFFF_FFFF for frame in frames(fs)]
     for offset, mask in flips(found.end & 0xFFFF_FFFF):
         fs.flip(FIRST, offset, mask)
-        with pytest.raises(CorruptLogError):
+        with pytest.raises(CorruptLogError) as caught:
             recover(fs, DIRECTORY, IDENTITY)
+        damaged = starts[bisect_right(starts, offset) - 1]
+        assert caught.value.position == 1 << 32 | damaged, (offset, mask)
         fs.flip(FIRST, offset, mask)
     for offset, mask in flips(len(fs.read(SEALED))):
         fs.flip(SEALED, offset, mask)

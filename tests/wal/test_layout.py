@@ -22,6 +22,7 @@ from wal.frame import (
     decode_prefix,
     encode_prefix,
     fields_of,
+    flags_of,
     frame_size,
     hard_state_record,
     padding_for,
@@ -72,6 +73,7 @@ def test_leader_time_and_flags_have_their_places() -> None:
     header = RecordHeader(Kind.BATCH, 1, 2, 3, 4, 0x0102030405060708, 9, 10, 0x0201).pack()
     assert header[6:8] == b"\x01\x02"
     assert header[32:40] == bytes.fromhex("0807060504030201")
+    assert flags_of(header) == flags_of(memoryview(header)) == 0x0201
 
 
 def test_a_frame_prefix_lies_byte_for_byte_as_documented() -> None:
@@ -248,10 +250,16 @@ def test_a_newer_record_format_is_told_from_damage() -> None:
 
 @pytest.mark.parametrize(("offset", "value"), [(0, 0), (4, 0), (5, 0), (5, 8), (48, 1), (56, 1)])
 def test_a_header_that_is_not_of_this_format_is_no_header(offset: int, value: int) -> None:
+    """Nor is it one under a frame CRC that holds."""
     header = bytearray(truncate_record(0, 1).header[:60])
     header[offset] = value
-    with pytest.raises(FrameError):
-        RecordHeader.unpack(with_crc(bytes(header)))
+    foreign = with_crc(bytes(header))
+    with pytest.raises(FrameError, match="not of this format"):
+        RecordHeader.unpack(foreign)
+    frame = encode_prefix(FramePrefix(1, 2, 3, 96), foreign)
+    assert decode_prefix(frame).sequence == 2
+    with pytest.raises(FrameError, match="not of this format"):
+        decode_head(memoryview(frame), 0, crc32c)
 
 
 def test_a_newer_checkpoint_is_told_from_damage() -> None:

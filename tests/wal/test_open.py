@@ -7,11 +7,13 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.wal.crashfs import CrashFilesystem, PowerCut
+from tests.wal.crashfs import CrashFile, CrashFilesystem, PowerCut
 from tests.wal.support import (
     DIRECTORY,
     IDENTITY,
@@ -39,10 +41,12 @@ from wal import (
 from wal.checksum import reference
 from wal.frame import FramePrefix, encode_prefix, record_of
 from wal.reader import CHUNK_BYTES, Rest, Stop, read_frames, scan_frames
-from wal.segment import SegmentCheckpoint
+from wal.segment import GroupCheckpoint, SegmentCheckpoint, decode_checkpoint
 
 FIRST = f"{DIRECTORY}/00000001.wal"
 SEALED = f"{DIRECTORY}/SEALED"
+
+Groups = tuple[GroupCheckpoint, ...]
 
 
 # ---- who may open ------------------------------------------------------------------------
@@ -182,25 +186,104 @@ def test_records_that_contradict_the_log_are_corruption(kind, count, index, body
     assert caught.value.position == found.end
 
 
-def test_a_checkpoint_that_contradicts_the_log_before_it_is_corruption() -> None:
-    """The rules of the writer and of the reader are two pieces of code: this keeps them one."""
+SECOND = f"{DIRECTORY}/00000002.wal"
+
+
+def one_group_more(groups: Groups) -> Groups:
+    return *groups, replace(groups[0], group=9)
+
+
+def other_group(**changes: Any) -> Callable[[Groups], Groups]:
+    return lambda groups: (replace(groups[0], **changes), *groups[1:])
+
+
+def two_segments() -> CrashFilesystem:
     fs = CrashFilesystem()
     with opened(fs) as log:
-        log.append([hard_state_record(0, 5, 1)])
-        fill_segments(log, 1, 9)
-    second = f"{DIRECTORY}/00000002.wal"
-    file = fs.open_read(second)
+        log.append([hard_state_record(0, 5, 1, b"c"), batch(1, 2), batch(1, group=3)])
+        log.release(0, 2, 1)
+        fill_segments(log, 3, 9)
+    return fs
+
+
+def forge_checkpoint(
+    fs: CrashFilesystem, forge: Callable[[Groups], Groups], *, sequence: int = 0
+) -> None:
+    """Let the second segment begin with another checkpoint, valid by itself."""
+    file = fs.open_read(SECOND)
     frame = next(read_frames(file, 2, Stop()))
     file.close()
-    body = bytearray(frame.body)
-    place = body.index((5).to_bytes(8, "little"))
-    body[place] = 6
-    record = record_of(frame.header, bytes(body))
-    content = bytearray(fs.read(second))
-    content[: 96 + len(body)] = encode_prefix(frame.prefix, record.header) + bytes(body)
-    fs.put(second, bytes(content))
-    with pytest.raises(CorruptLogError, match="group 0: the checkpoint contradicts the log"):
+    true = decode_checkpoint(frame.body)
+    record = replace(true, groups=forge(true.groups)).record()
+    prefix = replace(
+        frame.prefix,
+        sequence=frame.sequence + sequence,
+        frame_len=96 + len(record.body),
+    )
+    content = bytearray(fs.read(SECOND))
+    head = encode_prefix(prefix, record.header) + record.body
+    content[: len(head) + -len(head) % 8] = head + bytes(-len(head) % 8)
+    fs.put(SECOND, bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("forge", "reason"),
+    [
+        (other_group(term=6), "group 0: the checkpoint contradicts the log"),
+        (other_group(vote=2), "group 0: the checkpoint contradicts the log"),
+        (other_group(config=b"d"), "group 0: the checkpoint contradicts the log"),
+        (other_group(released_index=3), "group 0: the checkpoint contradicts the log"),
+        (other_group(released_term=2), "group 0: the checkpoint contradicts the log"),
+        (other_group(last_index=8), "group 0: the checkpoint contradicts the log"),
+        (other_group(last_index=10), "group 0: the checkpoint contradicts the log"),
+        (other_group(group=9), "group 9: the checkpoint contradicts the log"),
+        (one_group_more, "the checkpoint names other groups than the log"),
+        (lambda groups: groups[:1], "the checkpoint names other groups than the log"),
+    ],
+)
+def test_a_checkpoint_that_contradicts_the_log_before_it_is_corruption(
+    forge: Callable[[Groups], Groups], reason: str
+) -> None:
+    """The rules of the writer and of the reader are two pieces of code: this keeps them one."""
+    fs = two_segments()
+    assert spans(recover(fs, DIRECTORY))[-1] == (1, 11, 11)
+    forge_checkpoint(fs, forge)
+    with pytest.raises(CorruptLogError, match=reason) as caught:
         open_log(fs)
+    assert caught.value.position == 2 << 32
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+def test_a_checkpoint_whose_sequence_does_not_continue_is_corruption(off: int) -> None:
+    fs = two_segments()
+    forge_checkpoint(fs, lambda groups: groups, sequence=off)
+    with pytest.raises(CorruptLogError, match="the sequence of frames does not continue") as caught:
+        open_log(fs)
+    assert caught.value.position == 2 << 32
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_checkpoint_that_cannot_be_read_a_second_time_is_corruption(number: int) -> None:
+    """A disk that answers differently from one read to the next: nothing is cut because of it."""
+
+    class Fickle(CrashFilesystem):
+        reads = 0
+
+        def open_read(self, path: str) -> CrashFile:
+            if path.endswith(f"{number}.wal"):
+                self.reads += 1
+                if self.reads == 2:
+                    self.flip(path, 100)
+            return super().open_read(path)
+
+    fs = Fickle()
+    with opened(fs) as log:
+        fill_segments(log, 1, 9)
+    fs.reads = 0
+    with pytest.raises(CorruptLogError, match="could be read once, and not again: ") as caught:
+        recover(fs, DIRECTORY)
+    assert caught.value.position == number << 32
+    assert caught.value.cause is not None
 
 
 def test_a_checkpoint_that_does_not_add_up_is_corruption() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+from contextlib import suppress
+
 import pytest
 
 from tests.wal.crashfs import CrashFilesystem
@@ -15,8 +18,18 @@ from tests.wal.support import (
     spans,
     wal_names,
 )
-from wal import CorruptLogError, ReleasedError, SegmentIO, SyncPolicy, hard_state_record
-from wal.frame import truncate_record
+from wal import (
+    CorruptLogError,
+    Kind,
+    ReleasedError,
+    SegmentIO,
+    SyncPolicy,
+    hard_state_record,
+    recover,
+)
+from wal.checksum import crc32c
+from wal.errors import FrameError
+from wal.frame import decode_head, release_record, truncate_record
 from wal.operations import Create, Rename, Unlink, Write
 from wal.policy import Prepare
 from wal.reader import Stop, read_frames
@@ -117,22 +130,35 @@ def test_a_recycled_segment_never_replays_the_valid_records_of_its_earlier_use()
 
 
 def test_a_stale_frame_exactly_at_the_head_of_a_recycled_segment_is_not_read() -> None:
-    """All frames of the same size: the head always stands where a stale frame begins."""
+    """All frames of the same size: the head stands where a stale frame begins, valid in itself."""
     policy = SyncPolicy(segment_bytes=16384, fill_step_bytes=4096)
     fs = CrashFilesystem()
     log, _ = open_log(fs, policy=policy)
+    met = 0
     for index in range(1, 60):
         log.append([batch(index, size=2000)])
         if index > 3:
-            log.release(0, index - 3, 1)
-        if checkpoint(fs, log.stats().head >> 32).recycled:
-            fs_copy = {name: fs.read(f"{DIRECTORY}/{name}") for name in wal_names(fs)}
-            other = CrashFilesystem()
-            for name, content in fs_copy.items():
-                other.put(f"{DIRECTORY}/{name}", content)
-            _, found = open_log(other, policy=policy)
-            assert spans(found)[-1][2] == index
+            log.append([release_record(0, index - 3, 1)])
+        head = log.stats().head
+        number, offset = head >> 32, head & 0xFFFF_FFFF
+        if not checkpoint(fs, number).recycled:
+            continue
+        with suppress(FrameError, struct.error):
+            stale = fs.read(path(number))[offset : offset + 4096]
+            uid, *_, length, payload_crc, fields = decode_head(memoryview(stale), 0, crc32c)
+            assert crc32c(stale[96:length]) == payload_crc
+            assert fields[0] in (Kind.BATCH, Kind.RELEASE)
+            assert uid != recover(fs, DIRECTORY).uid
+            met += 1
+        other = CrashFilesystem()
+        for name in wal_names(fs):
+            other.put(f"{DIRECTORY}/{name}", fs.read(f"{DIRECTORY}/{name}"))
+        _, found = open_log(other, policy=policy)
+        assert found.torn is None
+        assert found.end == head
+        assert spans(found)[-1][2] == index
     log.abort()
+    assert met >= 10, f"the head stood at a valid stale frame {met} times only"
 
 
 def test_an_oversized_record_gets_a_segment_of_its_own_which_is_not_kept_as_a_spare() -> None:
