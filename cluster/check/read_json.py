@@ -27,6 +27,7 @@ from cluster.check.values import freeze
 __all__ = ["HISTORY_SCHEMA", "read_json"]
 
 HISTORY_SCHEMA: Final = "raftdeck.history/1"
+_HUGE: Final = "a number of more than 4,300 digits"
 
 
 def read_json(text: str) -> Iterator[Event]:
@@ -51,8 +52,10 @@ def _lines(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if line and not line.isspace():
             try:
                 document = json.loads(line)
-            except ValueError as error:
+            except json.JSONDecodeError as error:
                 raise HistoryError(number, f"no JSON: {error}") from None
+            except ValueError:
+                raise HistoryError(number, _HUGE) from None
             yield number, _checked(document, number)
 
 
@@ -61,6 +64,8 @@ def _array(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         documents = json.loads(text)
     except json.JSONDecodeError as error:
         raise HistoryError(error.lineno, f"no JSON: {error.msg}") from None
+    except ValueError:
+        raise HistoryError(0, _HUGE) from None
     for number, document in enumerate(documents, 1):
         yield number, _checked(document, number)
 
