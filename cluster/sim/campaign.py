@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from time import process_time
 
 from cluster.sim.coverage import Coverage
+from cluster.sim.judges import JudgeError
 from cluster.sim.node import Assemble
 from cluster.sim.plan import DEFAULT_PROFILE, Plan, Profile, draw_plan
 from cluster.sim.world import World, WorldResult
@@ -174,7 +175,9 @@ def outcome_of(world: World) -> WorldResult | SeedFailure:
     try:
         return world.run()
     except Exception as error:  # whatever a simulated cluster raises is this seed's finding
-        kind = error.name if isinstance(error, InvariantError) else type(error).__name__
+        kind = type(error).__name__
+        if isinstance(error, InvariantError | JudgeError):
+            kind = error.name
         place = _place(error)
         text = f"{type(error).__name__}: {error}{place}"
         profile = f" --profile {world.plan.profile}" if world.plan.profile else ""
