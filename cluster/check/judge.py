@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -75,6 +75,20 @@ def _counter(history: History, rules: Rules) -> Judgement:
     return judgement
 
 
+def _sets(history: History) -> Finding:
+    """Judge each key's set by itself; the worst finding, with its key, stands for all."""
+    found = {
+        key: check_set(replace(history, operations=operations))
+        for key, operations in history.by_key().items()
+    }
+    if len(found) == 1:
+        return next(iter(found.values()))
+    verdict = worst(found.values())
+    key, finding = next((key, one) for key, one in found.items() if one.verdict is verdict)
+    finding.reason = f"{len(found)} keys; {key!r}: {finding.reason}"
+    return finding
+
+
 JUDGES: Final[Mapping[str, Callable[[History, Rules], Judgement]]] = {
     "register": _linearizable(RegisterModel),
     "cas": _linearizable(RegisterModel),
@@ -82,7 +96,7 @@ JUDGES: Final[Mapping[str, Callable[[History, Rules], Judgement]]] = {
     "list-append": lambda history, rules: Judgement(
         [check_list_append(history, rules.consistency)]
     ),
-    "set": lambda history, _: Judgement([check_set(history)]),
+    "set": lambda history, _: Judgement([_sets(separated(history))]),
     "queue": lambda history, _: Judgement([check_queue(history)]),
     "counter": _counter,
     "bank": lambda history, rules: Judgement([check_bank(history, rules.total)]),
@@ -119,7 +133,18 @@ def separated(history: History) -> History:
         key, argument = op.argument
         result = op.result[1] if isinstance(op.result, tuple) and len(op.result) == 2 else None
         operations.append(replace(op, key=key, argument=argument, result=result))
-    return replace(history, operations=operations)
+    return replace(history, operations=_without_versions(operations))
+
+
+def _without_versions(operations: list[Operation]) -> list[Operation]:
+    """Take `[version value]` apart (Jepsen's tests of etcd): invoked as `[nil value]` throughout."""
+    if not all(_is_pair(op.argument) and op.argument[0] is None for op in operations):  # type: ignore[index]  # a pair
+        return operations
+    return [replace(op, argument=_last(op.argument), result=_last(op.result)) for op in operations]
+
+
+def _last(value: Hashable) -> Hashable:
+    return value[1] if isinstance(value, tuple) and len(value) == 2 else value
 
 
 def _names_its_key(op: Operation) -> bool:

@@ -40,6 +40,8 @@ FORMS = {
     ),
     "a nemesis of nil": PLAIN.replace(":process :nemesis", ":process nil"),
     "other words": PLAIN.replace(":f :read", ":f :r").replace(":f :write", ":f :w"),
+    "a map that holds them": f"{{:history [{PLAIN}] :results {{:valid? true}}}}",
+    "lines that end as elsewhere": "\ufeff" + PLAIN.replace("\n", "\r\n"),
     "a log": """
 INFO  jepsen.util - 1\t:invoke\t:write\t3
 INFO  jepsen.util - 1\t:info\t:write\t3\tjava.net.ConnectException: refused (Connection "x
@@ -153,3 +155,44 @@ def test_what_no_history_holds_is_refused_in_a_short_sentence(text: str, words: 
     with pytest.raises(HistoryError, match=words) as raised:
         read_history(text.encode())
     assert len(str(raised.value)) < 120
+
+
+def test_json_events_may_be_held_by_an_object_and_lines_be_comments() -> None:
+    events = (
+        '{"process":0,"type":"invoke","f":"read","value":null}',
+        '{"process":0,"type":"ok","f":"read","value":1}',
+    )
+    assert verdict_of(f'{{"history": [{events[0]},\n {events[1]}]}}') == "fail"
+    assert verdict_of(f"{events[0]}\n# a remark\n// another\n{events[1]}\n") == "fail"
+    with pytest.raises(HistoryError, match="is no event"):
+        read_history(b'{"history": [1]}')
+
+
+def test_each_key_has_a_set_of_its_own() -> None:
+    text = """
+    {:process 0, :type :invoke, :f :add, :value [7 1]}
+    {:process 0, :type :ok, :f :add, :value [7 1]}
+    {:process 0, :type :invoke, :f :add, :value [8 2]}
+    {:process 0, :type :ok, :f :add, :value [8 2]}
+    {:process 1, :type :invoke, :f :read, :value [7 nil]}
+    {:process 1, :type :ok, :f :read, :value [7 #{1}]}
+    {:process 1, :type :invoke, :f :read, :value [8 nil]}
+    {:process 1, :type :ok, :f :read, :value [8 [2]]}
+    """
+    assert verdict_of(text, "set") == "pass"
+    assert verdict_of(text.replace("[8 [2]]", "[8 []]"), "set") == "fail"
+
+
+def test_versions_beside_values_are_left_out() -> None:
+    text = """
+    {:type :invoke, :f :write, :value [0 [nil 1]], :process 0}
+    {:type :ok, :f :write, :value [0 [1 1]], :process 0}
+    {:type :invoke, :f :read, :value [0 [nil nil]], :process 0}
+    {:type :ok, :f :read, :value [0 [1 1]], :process 0}
+    {:type :invoke, :f :cas, :value [0 [nil [1 2]]], :process 0}
+    {:type :ok, :f :cas, :value [0 [2 [1 2]]], :process 0}
+    {:type :invoke, :f :read, :value [0 [nil nil]], :process 0}
+    {:type :ok, :f :read, :value [0 [2 2]], :process 0}
+    """
+    assert verdict_of(text, "cas") == "pass"
+    assert verdict_of(text.replace("[0 [2 2]]", "[0 [2 1]]"), "cas") == "fail"
