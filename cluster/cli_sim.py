@@ -142,7 +142,7 @@ def _campaign(seeds: int, first: int, profile: Profile, jobs: int, rest: dict[st
     if rest["as_json"]:
         print_json(_document(total, task.first, kept) | ({"corpus_file": story} if story else {}))
     else:
-        if not rest["minimise"]:
+        if total.seeds and not rest["minimise"]:
             click.echo(_summary(total, first))
         if story:
             click.echo(_told_corpus(story))

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
-from cluster.cli import main
+from cluster.cli import main, raftdeck
+from cluster.cli_support import State
 from cluster.exits import Exit
 from cluster.sim.campaign import SeedFailure
 from cluster.sim.corpus import (
@@ -30,6 +32,10 @@ from cluster.sim.world import LivenessError, World
 CORPUS = Path(__file__).with_name("corpus.json")
 SLICE = 40
 """Seeds of the corpus that the default gate replays: about 4 s of CPU."""
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(raftdeck, ["sim", *arguments], obj=State())
 
 
 def told(failures: list[SeedFailure]) -> str:
@@ -120,7 +126,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("text", BAD)
+@pytest.mark.parametrize("text", BAD, ids=range(len(BAD)))
 def test_a_file_that_is_no_corpus_is_refused_and_kept(tmp_path: Path, text: str) -> None:
     path = tmp_path / "corpus.json"
     path.write_text(text)
@@ -145,21 +151,23 @@ def test_what_is_known_is_not_new_and_profiles_do_not_count_for_each_other(tmp_p
 
 @pytest.mark.timeout(240)
 def test_the_command_replays_goes_on_and_minimises(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     path = tmp_path / "corpus.json"
-    more = ["sim", "--corpus", str(path), "--seeds", "8", "--jobs", "1", "--json"]
+    more = ["--corpus", str(path), "--seeds", "8", "--jobs", "1", "--json"]
     stories = []
     for first in (1, 9):
-        assert main([*more, "--seed", str(first)]) == Exit.HELD
-        stories.append(json.loads(capfd.readouterr().out)["corpus_file"])
+        answer = run(*more, "--seed", str(first))
+        assert answer.exit_code == Exit.HELD
+        stories.append(json.loads(answer.stdout)["corpus_file"])
     assert (stories[0]["before"], stories[0]["replayed"]) == (0, 0)
     assert stories[1]["replayed"] == stories[1]["before"] == stories[0]["after"] > 0
     before = Coverage()
     for kept in read_corpus(path).seeds:
         before.merge(kept.brought)
-    assert main(["sim", "--corpus", str(path), "--minimise", "--jobs", "1"]) == Exit.HELD
-    assert "seeds replayed, 0 of them failed" in capfd.readouterr().out
+    answer = run("--corpus", str(path), "--minimise", "--jobs", "1")
+    assert answer.exit_code == Exit.HELD
+    assert "seeds replayed, 0 of them failed" in answer.stdout
     after = Coverage()
     for kept in read_corpus(path).seeds:
         after.merge(kept.brought)
@@ -168,7 +176,7 @@ def test_the_command_replays_goes_on_and_minimises(
 
 
 def test_a_seed_of_the_corpus_that_fails_is_told_and_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run_to_failure(world: World) -> None:
         raise LivenessError(f"seed {world.plan.seed} does not answer")
@@ -177,10 +185,10 @@ def test_a_seed_of_the_corpus_that_fails_is_told_and_stays(
     path = tmp_path / "corpus.json"
     write_corpus(path, Corpus([Kept("swarm", 7, coverage("a"))]))
     arguments = ["--profile", "swarm", "--jobs", "1", "--seeds", "1", "--no-shrink", "--fail-fast"]
-    assert main(["sim", "--corpus", str(path), *arguments]) == Exit.FAILED
-    captured = capfd.readouterr()
-    assert "raftdeck sim --profile swarm --seed 7 --trace" in captured.err
-    assert "1 seeds replayed, 1 of them failed" in captured.out
+    answer = run("--corpus", str(path), *arguments)
+    assert answer.exit_code == Exit.FAILED
+    assert "raftdeck sim --profile swarm --seed 7 --trace" in answer.stderr
+    assert "1 seeds replayed, 1 of them failed" in answer.stdout
     assert read_corpus(path).of("swarm") == [7]
 
 
