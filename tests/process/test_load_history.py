@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,17 +44,14 @@ def load(path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def wait_for_lines(path: Path, more: int) -> None:
+def lines_of(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for_lines(cluster: LocalCluster, path: Path, more: int) -> None:
     """Wait until the history has grown by `more` lines."""
-    until = time.monotonic() + DEADLINE_S
-    wanted: int | None = None
-    while time.monotonic() < until:
-        lines = path.read_bytes().count(b"\n") if path.exists() else 0
-        wanted = lines + more if wanted is None else wanted
-        if lines >= wanted:
-            return
-        time.sleep(0.02)
-    pytest.fail(f"{path}: no {more} lines more in {DEADLINE_S} s")
+    wanted = lines_of(path) + more
+    cluster.wait_for(lambda _: lines_of(path) >= wanted, DEADLINE_S, f"{more} lines more")
 
 
 def judged(path: Path, capfd: pytest.CaptureFixture[str], *arguments: str) -> dict:
@@ -72,11 +68,11 @@ def test_a_load_whose_leader_is_killed_is_linearizable(
 ) -> None:
     path = tmp_path / "h.jsonl"
     with three_nodes(tmp_path) as cluster, load(path, "--seconds", "120") as process:
-        wait_for_lines(path, 400)
+        wait_for_lines(cluster, path, 400)
         cluster.kill("leader")
-        wait_for_lines(path, 400)  # more than are under way: somebody leads again
+        wait_for_lines(cluster, path, 400)  # more than are under way: somebody leads again
         cluster.start("all")
-        wait_for_lines(path, 400)
+        wait_for_lines(cluster, path, 400)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == Exit.INTERRUPTED, told
