@@ -83,7 +83,7 @@ def check(
 
     began = time.monotonic()
     rules = _rules(chosen)
-    history = _read(file, format_)
+    history = _read(file, format_, chosen["memory"])
     read_s = time.monotonic() - began
     for kind, path in export:
         _export(history, kind, path, model)
@@ -113,11 +113,23 @@ def _rules(chosen: dict[str, Any]) -> Any:
     )
 
 
-def _read(file: Path, format_: str | None) -> History:
+def _read(file: Path, format_: str | None, memory_mib: int) -> History:
+    """Read a history of at most `memory_mib`: a pipe may have no end."""
     from cluster.check.formats import Format, read_history
 
+    bound = memory_mib << 20
     try:
-        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        if str(file) == "-":
+            content = sys.stdin.buffer.read(bound + 1)
+        elif file.is_char_device():
+            raise CommandError(
+                Exit.USAGE, f"{file}: a device; give a file, or - for standard input"
+            )
+        else:
+            with file.open("rb") as stream:
+                content = stream.read(bound + 1)
+        if len(content) > bound:
+            raise CommandError(Exit.USAGE, f"{file}: has more than --memory {memory_mib} MiB")
     except FileNotFoundError:
         raise CommandError(Exit.USAGE, f"{file}: no such file") from None
     except OSError as error:

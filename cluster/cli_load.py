@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from cluster.exits import CommandError, Exit
 
 if TYPE_CHECKING:
     from cluster.load import Load, LoadReport
+    from cluster.load_history import LoadHistory
     from cluster.workload import Workload
 
 __all__ = ["load"]
@@ -22,7 +24,8 @@ __all__ = ["load"]
 @verb(
     "load",
     example="raftdeck load --seconds 10\nraftdeck load --ops 5000 --input ./photos --json\n"
-    "raftdeck load --outstanding 1000 --bulk 250",
+    "raftdeck load --outstanding 1000 --bulk 250\n"
+    "raftdeck load --history h.jsonl && raftdeck check h.jsonl --model register",
 )
 @click.option("--seconds", type=click.FloatRange(min=0.1), metavar="S", help="How long. [10]")
 @click.option("--ops", type=click.IntRange(min=1), metavar="N", help="How many operations.")
@@ -34,7 +37,10 @@ __all__ = ["load"]
     help="Operations under way at once. [64]",
 )
 @click.option(
-    "--reads", type=click.IntRange(0, 99), default=0, metavar="%", help="Share of reads. [0]"
+    "--reads",
+    type=click.IntRange(0, 99),
+    metavar="%",
+    help="Share of reads. [0; with --history: 50]",
 )
 @click.option("--keys", type=click.IntRange(min=1), default=10_000, metavar="N", help="[10000]")
 @click.option("--value-bytes", type=click.IntRange(min=0), default=1024, metavar="N", help="[1024]")
@@ -52,16 +58,24 @@ __all__ = ["load"]
     metavar="N",
     help="Puts submitted together, with an outcome each (the cheapest way to write a lot). [1]",
 )
+@click.option(
+    "--history",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write what was asked and answered there, for: raftdeck check FILE --model register.",
+)
 @click.option("--timeout", type=float, default=5.0, metavar="S", help="Per operation. [5]")
 @cluster_option
 @json_option
 def load(
-    seconds: float | None, ops: int | None, *, outstanding: int, reads: int, keys: int,
-    value_bytes: int, source: Path | None, bulk: int, timeout: float, cluster: str | None, as_json: bool,
+    seconds: float | None, ops: int | None, *, outstanding: int, reads: int | None, keys: int,
+    value_bytes: int, source: Path | None, bulk: int, history: Path | None, timeout: float,
+    cluster: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Keep operations under way, and print rates and latencies of the acknowledged ones.
 
-    Exits with 0 if anything was acknowledged, with 6 if nothing was.
+    Exits with 0 if anything was acknowledged, with 6 if nothing was. With --history the keys are those
+    of this run alone (their names begin with h and eight digits), so that what it reads can be judged.
     """
     from cluster.load import Interrupted, Load, LoadPlan
 
@@ -73,14 +87,14 @@ def load(
     plan = LoadPlan(
         _workload(source, keys, value_bytes),
         outstanding,
-        reads,
+        (0 if history is None else 50) if reads is None else reads,
         seconds if seconds is not None or ops is not None else 10.0,
         ops,
         timeout,
         bulk=bulk,
     )
-    with found.client() as client:
-        run = Load(client, plan)
+    with _recorded(history) as record, found.client() as client:
+        run = Load(client, plan, record)
         try:
             report = run.run(_progress(run))
         except Interrupted as end:
@@ -91,6 +105,35 @@ def load(
         raise CommandError(
             Exit.NO_QUORUM, f"nothing was acknowledged: {report.last_error}; see: raftdeck status"
         )
+
+
+@contextmanager
+def _recorded(path: Path | None) -> Iterator[LoadHistory | None]:
+    """Open the history's file; close it whatever happens, and say where it is."""
+    from cluster.load_history import HISTORY_MODEL, LoadHistory
+
+    if path is None:
+        yield None
+        return
+    if path.is_char_device() or path.is_dir():
+        raise CommandError(Exit.USAGE, f"{path}: no place for a history; give a file")
+    try:
+        history = LoadHistory(path.open("w", encoding="utf-8"))
+    except OSError as error:
+        raise _unwritten(path, error) from None
+    try:
+        yield history
+    finally:
+        history.close()
+        note(f"history: raftdeck check {path} --model {HISTORY_MODEL}")
+    if history.failure is not None:
+        raise _unwritten(path, history.failure)
+
+
+def _unwritten(path: Path, error: OSError) -> CommandError:
+    return CommandError(
+        Exit.UNFIT, f"{path}: cannot be written: {error.strerror}; the history is not whole"
+    )
 
 
 def _workload(source: Path | None, keys: int, value_bytes: int) -> Workload:

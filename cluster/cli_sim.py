@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,8 @@ from cluster.sim.plan import DEFAULT_PROFILE, PROFILES, Plan, Profile, draw_plan
 
 if TYPE_CHECKING:
     from cluster.sim.campaign import Campaign, SeedFailure
+    from cluster.sim.corpus import OnPart
+    from cluster.sim.parallel import Task
     from cluster.sim.world import WorldResult
 
 __all__ = ["plan_wanted", "sim"]
@@ -31,7 +33,8 @@ _MARKS_SEEDS: Final = 500
     "sim",
     example="raftdeck sim --seeds 1000 --jobs 2\n"
     "raftdeck sim --seed 196 --trace\n"
-    "raftdeck sim --schedule schedule.json --trace",
+    "raftdeck sim --schedule schedule.json --trace\n"
+    "raftdeck sim --corpus corpus.json --seeds 1000",
 )
 @click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="[100; --trace: 1]")
 @click.option("--seed", "first", type=int, default=1, metavar="FIRST", help="The first one. [1]")
@@ -67,6 +70,13 @@ _MARKS_SEEDS: Final = 500
     "--resume", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
     help="Keep the progress there, and go on from it.",
 )  # fmt: skip
+@click.option(
+    "--corpus", type=click.Path(path_type=Path), metavar="FILE",
+    help="Run the seeds kept there first, and keep there who reaches something new.",
+)  # fmt: skip
+@click.option(
+    "--minimise", is_flag=True, help="Keep only seeds of --corpus that are needed; run no others."
+)
 @json_option
 def sim(
     seeds: int | None, first: int, profile: Profile, jobs: int | None, without: str, **rest: Any
@@ -77,6 +87,7 @@ def sim(
     nodes are left out as long as it fails in the same way. The same seed is the same story to the
     byte, everywhere.
     """
+    _refuse_odd_pairs(seeds, rest)
     if rest["record"] is not None:
         sys.exit(_record(rest["record"], plan_wanted(rest["schedule"], first, profile)))
     if rest["real"] is not None:
@@ -96,6 +107,7 @@ def sim(
 
 
 def _campaign(seeds: int, first: int, profile: Profile, jobs: int, rest: dict[str, Any]) -> int:
+    from cluster.sim.corpus import CorpusError
     from cluster.sim.parallel import ProgressError, Task, run_task
     from cluster.sim.progress import Progress
 
@@ -103,28 +115,37 @@ def _campaign(seeds: int, first: int, profile: Profile, jobs: int, rest: dict[st
     out = rest["out"] or Path("raftdeck-sim")
     kept: list[str] = []
     progress = Progress(seeds, note)
+    story: dict[str, Any] = {}
 
     def on_chunk(total: Campaign, failed: list[SeedFailure]) -> None:
         for failure in failed:
             note(str(failure))
             if len(kept) < KEPT_MAX and not (rest["no_shrink"] or task.crash_points):
-                kept.append(_keep(out, profile, failure))
+                kept.append(_keep(out, failure))
         progress.tell(total)
 
     try:
-        total = run_task(task, jobs, on_chunk, progress=rest["resume"], fail_fast=rest["fail_fast"])
-    except ProgressError as error:
+        if rest["corpus"] is not None:
+            total, story = _with_corpus(rest, task, jobs, on_chunk)
+        else:
+            total = run_task(
+                task, jobs, on_chunk, progress=rest["resume"], fail_fast=rest["fail_fast"]
+            )
+    except (ProgressError, CorpusError) as error:
         raise CommandError(Exit.USAGE, str(error)) from None
     except OSError as error:
+        place = rest["resume"] or rest["corpus"] or error.filename
         raise CommandError(
-            Exit.UNFIT,
-            f"{rest['resume'] or error.filename}: {error.strerror}; nothing is kept there",
+            Exit.UNFIT, f"{place}: {error.strerror}; nothing is kept there"
         ) from None
     missing = total.coverage.missing() if not task.crash_points else []
     if rest["as_json"]:
-        print_json(_document(total, task.first, kept))
+        print_json(_document(total, task.first, kept) | ({"corpus_file": story} if story else {}))
     else:
-        click.echo(_summary(total, first))
+        if total.seeds and not rest["minimise"]:
+            click.echo(_summary(total, first))
+        if story:
+            click.echo(_told_corpus(story))
         for path in kept:
             click.echo(f"kept: {path}")
     if missing and total.seeds >= _MARKS_SEEDS:
@@ -132,9 +153,53 @@ def _campaign(seeds: int, first: int, profile: Profile, jobs: int, rest: dict[st
     return Exit.FAILED if total.failures else Exit.HELD
 
 
-def _keep(out: Path, profile: Profile, failure: SeedFailure) -> str:
+def _refuse_odd_pairs(seeds: int | None, rest: dict[str, Any]) -> None:
+    """Refuse options beside --corpus that it does not go with."""
+    if rest["minimise"] and (rest["corpus"] is None or seeds is not None):
+        raise click.UsageError("--minimise goes with --corpus FILE, and without --seeds")
+    others = ("resume", "crash_points", "trace", "schedule", "record", "real")
+    given = [name for name in others if rest[name]]
+    if rest["corpus"] is not None and given:
+        raise click.UsageError(
+            f"--corpus runs seeds and keeps them; it does not go with --{given[0].replace('_', '-')}"
+        )
+
+
+def _with_corpus(
+    rest: dict[str, Any], task: Task, jobs: int, on_chunk: OnPart
+) -> tuple[Campaign, dict[str, Any]]:
+    """Replay the corpus, go on with fresh seeds, or minimise it; say what became of it."""
+    from cluster.sim.campaign import Campaign
+    from cluster.sim.corpus import grow, in_order, minimise, read_corpus, replay, write_corpus
+
+    path: Path = rest["corpus"]
+    corpus = read_corpus(path)
+    story = {"path": str(path), "before": len(corpus.seeds)}
+    if rest["minimise"]:
+        replayed = total = minimise(corpus, path, jobs, on_chunk)
+    else:
+        replayed, reached = replay(task.profile, corpus.of(task.profile), jobs, on_chunk)
+        corpus.put(task.profile, in_order(task.profile, reached))
+        write_corpus(path, corpus)
+        total = Campaign()
+        if not (rest["fail_fast"] and replayed.failures):
+            total = grow(corpus, path, task, jobs, on_chunk, fail_fast=rest["fail_fast"])
+        total.failures[:0] = replayed.failures
+    story |= {"replayed": replayed.seeds, "failed": len(replayed.failures)}
+    return total, story | {"after": len(corpus.seeds)}
+
+
+def _told_corpus(story: dict[str, Any]) -> str:
+    return (
+        f"corpus {story['path']}: {story['replayed']} seeds replayed, {story['failed']} of them failed;"
+        f" {story['before']} before, {story['after']} now"
+    )
+
+
+def _keep(out: Path, failure: SeedFailure) -> str:
     from cluster.sim.artefacts import described, keep
 
+    profile = failure.profile or DEFAULT_PROFILE
     directory = out / f"{profile}-{failure.seed}"
     try:
         shrunk = keep(directory, draw_plan(failure.seed, profile), failure, note)
@@ -262,7 +327,8 @@ def _summary(campaign: Campaign, first: int) -> str:
 
 
 def _document(campaign: Campaign, first: int, kept: list[str]) -> dict[str, Any]:
-    values = asdict(campaign)
+    values = asdict(replace(campaign, brought={}))
+    del values["brought"]
     values["failures"] = [
         {**asdict(failure), "command": failure.command} for failure in campaign.failures
     ]

@@ -12,13 +12,13 @@ A key lives in group CRC-32C(key) mod G. Each group has its own session, window 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from cluster.client_bulk import Bulk, BulkPart, Writes
 from cluster.client_gather import Gather
 from cluster.client_lane import NEVER, Lane, Shared
-from cluster.client_request import Pending, Waiting
+from cluster.client_request import Pending, Waiting, WriteFlight
 from cluster.client_types import (
     ClientConfig,
     Completion,
@@ -200,6 +200,12 @@ class ClientCore:
         if found is not None:
             lane, flight = found
             lane.not_sent(flight, outgoing.request_id, now)
+
+    def stamps(self, outgoing: Outgoing) -> Iterator[tuple[Ticket, int, int]]:
+        """Yield (ticket, session, sequence number) of the single writes in a request of the last poll."""
+        found = self._shared.requests.get(outgoing.request_id)
+        if found is not None and isinstance(found[1], WriteFlight):
+            yield from found[1].stamps()
 
     def peer_lost(self, node: NodeId, now: int) -> None:
         """The connection to a node broke: requests that it holds are unanswered, not refused."""

@@ -30,7 +30,7 @@ from node.client_wire import (
     encode_read_request,
     encode_write_request,
 )
-from node.commands import Operation, encode_open_session
+from node.commands import Operation, encode_open_session, unpack_stamp
 from node.raft.types import Buffer, GroupId, NodeId
 
 __all__ = [
@@ -154,6 +154,17 @@ class WriteFlight(Flight):
         self.spans = [waiting.count for waiting in self.live()]
         self.count = len(kept)
         self.body = b"".join([struct.pack(f"<{len(kept)}I", *kept), *pieces])
+
+    def stamps(self) -> Iterator[tuple[Ticket, int, int]]:
+        """Yield (ticket, session, sequence number) of each live operation that is no bulk."""
+        start, lengths = 4 * self.count, struct.unpack_from(f"<{self.count}I", self.body)
+        first = 0
+        for span, waiting in zip(self.spans, self.operations, strict=True):
+            if isinstance(waiting, Pending):
+                _, seq, _ = unpack_stamp(self.body, start)
+                yield waiting.ticket, self.session, seq
+            start += sum(lengths[first : first + span])
+            first += span
 
     def parts(self, request_id: int, cluster_id: bytes, group: GroupId) -> list[Buffer]:
         """Encode as a WRITE."""

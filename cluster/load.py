@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from cluster.client import BulkResult, Client, ClientError, ClientFuture
+    from cluster.load_history import LoadHistory
     from cluster.workload import Item, Workload
 
 __all__ = ["LOAD_SCHEMA", "Interrupted", "LatencyHistogram", "Load", "LoadPlan", "LoadReport"]
@@ -105,9 +106,14 @@ class LoadReport:
 class Load:
     """One run."""
 
-    def __init__(self, client: Client, plan: LoadPlan) -> None:
+    def __init__(
+        self, client: Client, plan: LoadPlan, history: LoadHistory | None = None
+    ) -> None:  # fmt: skip
+        """Drive `plan`; what is asked and answered goes into `history`, under keys of its own."""
         self._client = client
         self._plan = plan
+        self._history = history
+        self._prefix = b"" if history is None else history.prefix
         self._window = threading.Semaphore(plan.outstanding)
         self._latencies = LatencyHistogram()
         self._rng = random.Random(plan.seed)
@@ -150,6 +156,8 @@ class Load:
                 if now >= next_tick:
                     tick(now - started)
                     next_tick = now + 0.1
+                    if not self._recording():
+                        return
                 if plan.seconds is not None and now >= started + plan.seconds:
                     return
                 if self._window.acquire(timeout=0.05):
@@ -158,38 +166,61 @@ class Load:
             if plan.operations is not None and self.submitted >= plan.operations:
                 return
 
+    def _recording(self) -> bool:
+        """Flush the history, if there is one; tell whether it still takes lines."""
+        if self._history is None:
+            return True
+        self._history.flush()
+        return self._history.failure is None
+
     def _submit(self, item: Item) -> None:
         self.submitted += 1
         begun = time.monotonic_ns()
+        history, process = self._history, -1
         future: ClientFuture[Any]
         if self._written and self._rng.randrange(100) < self._plan.read_percent:
             self._reads += 1
             key = self._written[self._rng.randrange(len(self._written))]
+            if history is not None:
+                process = history.read(key)
             future = self._client.get_nowait(key, self._plan.timeout_s)
-            future.add_done_callback(lambda done: self._ended(done, begun, 0))
+            future.add_done_callback(lambda done: self._ended(done, begun, 0, process))
             return
+        key = self._prefix + item.key
         if self._plan.read_percent and len(self._written) < OUTSTANDING_MAX:
-            self._written.append(item.key)
+            self._written.append(key)
         if self._plan.bulk > 1:
-            self._gathered.append((item.key, item.value))
+            self._gathered.append((key, item.value))
             if len(self._gathered) == self._plan.bulk:
                 self._submit_gathered()
             return
-        size = len(item.key) + len(item.value)
-        future = self._client.put_nowait(item.key, item.value, self._plan.timeout_s)
-        future.add_done_callback(lambda done: self._ended(done, begun, size))
+        size = len(key) + len(item.value)
+        if history is not None:
+            process = history.write(key, item.value)
+        future = self._client.put_nowait(key, item.value, self._plan.timeout_s)
+        future.add_done_callback(lambda done: self._ended(done, begun, size, process))
 
     def _submit_gathered(self) -> None:
         pairs, self._gathered = self._gathered, []
         if not pairs:
             return
         begun = time.monotonic_ns()
+        history = self._history
+        processes = [] if history is None else [history.write(*pair) for pair in pairs]
         future = self._client.put_many_nowait(pairs, self._plan.timeout_s)
-        future.add_done_callback(lambda done: self._bulk_ended(done, begun, pairs))
 
-    def _ended(self, future: ClientFuture[Any], begun: int, size: int) -> None:
+        def ended(done: ClientFuture[BulkResult]) -> None:
+            if history is not None:
+                history.bulk_answered(processes, done.exception() or done.result())
+            self._bulk_ended(done, begun, pairs)
+
+        future.add_done_callback(ended)
+
+    def _ended(self, future: ClientFuture[Any], begun: int, size: int, process: int) -> None:
         """Count a completion; on the client's thread."""
         error = future.exception()
+        if self._history is not None:
+            self._history.answered(process, error or future.result())
         if error is None:
             self.acked += 1
             self._bytes += size

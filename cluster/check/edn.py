@@ -2,7 +2,7 @@
 
 Theory of operation. One regular expression cuts the text into tokens, a stack puts them together;
 atoms are remembered, since a history repeats a few of them a hundred thousand times. A tagged value
-(`#jepsen.history.Op{…}`, `#inst "…"`) is the value without its tag. Every value is hashable.
+(`#jepsen.history.Op{…}`, `#inst "…"`, `#:ns{…}`) is the value without its tag. Every value is hashable.
 
 Own code: the one maintained library reads 2,700 lines a second (docs/adr/0008).
 """
@@ -17,17 +17,17 @@ from typing import Final, NamedTuple
 from cluster.check.history import HistoryError
 from cluster.check.values import Keyword, Table
 
-__all__ = ["Form", "read_all", "read_forms"]
+__all__ = ["Form", "read_forms", "read_words"]
 
 _TOKEN: Final = re.compile(
     r"""[\s,]*(?:
       (?P<string>"(?:[^"\\]|\\.)*")
     | (?P<open>\#\{|\#_|[\[({])
     | (?P<close>[\])}])
-    | (?P<tag>\#[A-Za-z][^\s,;"\[\](){}]*)
+    | (?P<tag>\#:{0,2}[A-Za-z][^\s,;"\[\](){}]*)
     | (?P<char>\\(?:newline|space|tab|return|formfeed|backspace|u[0-9A-Fa-f]{4}|.))
     | (?P<comment>;[^\n]*)
-    | (?P<atom>[^\s,;"\[\](){}\\\#^@`~][^\s,;"\[\](){}]*)
+    | (?P<atom>(?:\#\#|[^\s,;"\[\](){}\\\#^@`~])[^\s,;"\[\](){}]*)
     | (?P<bad>\S)
     )""",
     re.VERBOSE | re.DOTALL,
@@ -41,9 +41,11 @@ _ESCAPE: Final = re.compile(r"\\(u[0-9A-Fa-f]{4}|.)", re.DOTALL)
 _CONSTANTS: Final[dict[str, Hashable]] = {"nil": None, "true": True, "false": False}
 _INTEGER: Final = re.compile(r"[+-]?\d+N?")
 _FLOAT: Final = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?M?")
+_HEXADECIMAL: Final = re.compile(r"[+-]?0[xX][0-9a-fA-F]+N?")
 _ATOMS_MAX: Final = 100_000
 """Atoms remembered; the memory is dropped and begun anew beyond it."""
 _DEPTH_MAX: Final = 200
+_SHOWN_MAX: Final = 40
 
 
 class Form(NamedTuple):
@@ -83,9 +85,19 @@ def read_forms(text: str) -> Iterator[Form]:
     return (Form(reader.line(offset), value) for offset, value in reader.values(spread=True))
 
 
-def read_all(text: str) -> list[Hashable]:
-    """Return the values of one line, vectors whole. Raises HistoryError (line 1)."""
-    return [value for _, value in _Reader(text, lambda _: 1).values(spread=False)]
+def read_words(text: str) -> list[Hashable]:
+    """Return the values of one line, vectors whole, up to what is no EDN.
+
+    Raises HistoryError (line 1) if that is the first one.
+    """
+    found: list[Hashable] = []
+    try:
+        for _, value in _Reader(text, lambda _: 1).values(spread=False):
+            found.append(value)
+    except HistoryError:
+        if not found:
+            raise
+    return found
 
 
 class _Reader:
@@ -169,7 +181,8 @@ class _Reader:
         try:
             value = atoms[word] = _parsed(word)
         except ValueError:
-            raise HistoryError(self.line(offset), f"{word!r} is no EDN") from None
+            shown = word if len(word) <= _SHOWN_MAX else f"{word[:_SHOWN_MAX]}…"
+            raise HistoryError(self.line(offset), f"{shown!r} is no EDN") from None
         return value
 
 
@@ -185,6 +198,10 @@ def _parsed(word: str) -> Hashable:
         return int(word.rstrip("N"))
     if _FLOAT.fullmatch(word):
         return float(word.rstrip("M"))
+    if _HEXADECIMAL.fullmatch(word):
+        return int(word.rstrip("N"), 16)
+    if word.startswith("##"):
+        return float(word[2:])
     if word[0].isdigit() and "/" not in word:
         raise ValueError(word)
     return word

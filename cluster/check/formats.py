@@ -32,6 +32,10 @@ _READERS: Final[dict[Format, Callable[[str], Iterator[Event]]]] = {
     Format.LOG: read_log,
 }
 _JSON_BEGINS: Final = re.compile(r'\s*(?:\{\s*"|\[\s*(?:\{\s*"|\]\s*$)|\{\s*\}\s*$)')
+_EDN_BY_TEXT: Final = re.compile(
+    r'\s*\[?\s*\{\s*"(?:[^"\\]|\\.)*"\s+(?::(?!true|false|null)[A-Za-z]|[^\s:])'
+)
+"""A map whose keys are texts: behind the first one stands a value, and no colon by itself."""
 _EDN_BEGINS: Final = re.compile(r"\s*[\[({#;]")
 
 
@@ -39,7 +43,7 @@ def sniff(text: str) -> Format:
     """Return the format that a text begins as. HistoryError if it is empty."""
     if not text.strip():
         raise HistoryError(0, "empty: there is no event in it")
-    if _JSON_BEGINS.match(text):
+    if _JSON_BEGINS.match(text) and not _EDN_BY_TEXT.match(text):
         return Format.JSON
     return Format.EDN if _EDN_BEGINS.match(text) else Format.LOG
 
@@ -52,7 +56,10 @@ def read_history(content: bytes, format_: Format | None = None) -> History:
         line = content[: error.start].count(b"\n") + 1
         raise HistoryError(line, f"byte {error.start} is no UTF-8; a history is text") from None
     reader = _READERS[format_ or sniff(text)]
-    history = build_history(reader(text))
+    try:
+        history = build_history(reader(text))
+    except RecursionError:
+        raise HistoryError(0, "its values are nested too deep; no history's are") from None
     if not history.operations:
         raise HistoryError(0, "no operation in it: every event is the nemesis's, or there is none")
     return history

@@ -19,7 +19,7 @@ written down cannot be judged: the commit index beyond what was released.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -28,11 +28,12 @@ from typing import Final
 
 from cluster.check.verdict import Finding, Verdict
 from wal import BatchRef, FrameError, GroupLog, OsFilesystem, RecordHeader, Recovered, WalError
+from wal.filesystem import ReadFilesystem
 from wal.frame import HEADER_BYTES, PREFIX_BYTES
 from wal.segment import number_of_position, offset_of_position, segment_name
 from wal.survey import recovered
 
-__all__ = ["check_directory", "node_directories"]
+__all__ = ["LogPlace", "check_directory", "check_logs", "node_directories"]
 
 _SHOWN_MAX: Final = 10
 _ATTEMPTS_MAX: Final = 3
@@ -41,12 +42,20 @@ _Name = tuple[int, int]
 """(term, base index): what names a batch in its group."""
 
 
+@dataclass(frozen=True, slots=True)
+class LogPlace:
+    """Where a node's log lies, and what the node is called."""
+
+    name: str
+    fs: ReadFilesystem
+    directory: str
+
+
 @dataclass(slots=True)
 class _Node:
     """One node's log."""
 
     name: str
-    directory: str
     log: Recovered
     headers: dict[int, dict[_Name, bytes]] = field(default_factory=dict)
     """Per group, the header of each batch; it holds the checksum of the batch's bytes."""
@@ -63,18 +72,25 @@ def node_directories(directory: Path) -> list[Path]:
 
 
 def check_directory(directory: Path) -> list[Finding]:
-    """Judge every log in a cluster's data directory, or that of one node. Raises OSError.
+    """Judge every log in a cluster's data directory, or that of one node. Raises OSError."""
+    fs = OsFilesystem()
+    return check_logs(
+        [LogPlace(path.name, fs, str(path / "wal")) for path in node_directories(directory)]
+    )
+
+
+def check_logs(places: Sequence[LogPlace]) -> list[Finding]:
+    """Judge the logs of all nodes of a cluster. Raises OSError.
 
     Memory: one `BatchRef` and one header per live batch.
     """
     nodes: list[_Node] = []
     findings: list[Finding] = []
-    paths = node_directories(directory)
-    for path in paths:
-        finding = Finding(f"log of {path.name}", Verdict.PASS, "")
+    for place in places:
+        finding = Finding(f"log of {place.name}", Verdict.PASS, "")
         findings.append(finding)
         try:
-            node = _read(path)
+            node = _read(place)
         except WalError as error:
             finding.verdict, finding.reason = Verdict.FAIL, str(error)
             continue
@@ -90,10 +106,10 @@ def check_directory(directory: Path) -> list[Finding]:
         groups = sorted({group for node in nodes for group in node.log.groups})
         lines = [line for group in groups for line in _mismatches(nodes, group)]
         findings.append(_judged("log matching", lines, "equal names mean equal batches", missing))
-        lines = list(_unheld(nodes, nodes, len(paths)))
+        lines = list(_unheld(nodes, nodes, len(places)))
         if lines:
-            again = [_read(path) for path in paths if path.name in {node.name for node in nodes}]
-            lines = list(_unheld(nodes, again, len(paths)))
+            again = [_read(place) for place in places if place.name in {n.name for n in nodes}]
+            lines = list(_unheld(nodes, again, len(places)))
         findings.append(_judged("released is held", lines, "by a majority", missing))
     return findings
 
@@ -112,18 +128,17 @@ def _words(log: Recovered) -> str:
     return f"{log.frames} frames in {len(log.segments)} segments{sealed}{torn}"
 
 
-def _read(path: Path) -> _Node:
+def _read(place: LogPlace) -> _Node:
     """Read a log, and the header of every live batch. Raises WalError, OSError."""
     for _ in range(1, _ATTEMPTS_MAX):
         with contextlib.suppress(FileNotFoundError, FrameError):  # the last attempt raises
-            return _read_once(path)
-    return _read_once(path)
+            return _read_once(place)
+    return _read_once(place)
 
 
-def _read_once(path: Path) -> _Node:
-    fs = OsFilesystem()
-    directory = str(path / "wal")
-    node = _Node(path.name, directory, recovered(fs, directory))
+def _read_once(place: LogPlace) -> _Node:
+    fs, directory = place.fs, place.directory
+    node = _Node(place.name, recovered(fs, directory))
     by_segment: dict[int, list[tuple[int, BatchRef]]] = {}
     for group, log in node.log.groups.items():
         node.headers[group] = {}

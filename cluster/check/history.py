@@ -28,6 +28,8 @@ __all__ = [
 
 NEVER: Final = 1 << 62
 """Rank of a completion that was never seen."""
+BEFORE: Final = -1
+"""Rank of an invocation that stands in front of the file."""
 NEMESIS: Final = "nemesis"
 """The process that injects faults; its events are kept, and are no operations."""
 _WARNINGS_MAX: Final = 20
@@ -188,8 +190,27 @@ def build_history(events: Iterable[Event]) -> History:
             open_now[event.process] = operation
             history.operations.append(operation)
         else:
-            _complete(open_now.pop(event.process, None), event, rank)
+            began = open_now.pop(event.process, None)
+            if began is None and event.f == "txn":
+                began = _begun_before(history, event)
+            _complete(began, event, rank)
     return history
+
+
+def _begun_before(history: History, event: Event) -> Operation:
+    """Return the transaction that an event ends whose beginning is not in the file (Elle's examples).
+
+    It may have begun at any time before: what claims least.
+    """
+    history.warn(
+        f"line {event.line}: process {event.process} ends a transaction of unknown beginning"
+    )
+    operation = Operation(
+        len(history.operations), event.process, event.f, event.key, event.value, BEFORE,
+        line=event.line,
+    )  # fmt: skip
+    history.operations.append(operation)
+    return operation
 
 
 def _complete(operation: Operation | None, event: Event, rank: int) -> None:

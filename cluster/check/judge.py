@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -11,7 +11,7 @@ from cluster.check.anomalies import Consistency
 from cluster.check.bank import check_bank
 from cluster.check.budget import Budget
 from cluster.check.counters import check_counter
-from cluster.check.history import History, HistoryError
+from cluster.check.history import History, HistoryError, Operation
 from cluster.check.linearizable import Counterexample, Way, check_linearizable
 from cluster.check.list_append import check_list_append
 from cluster.check.models import CounterModel, KvAppendModel, Model, RegisterModel
@@ -57,7 +57,7 @@ def judge(history: History, model: str, rules: Rules) -> Judgement:
 def _linearizable(model: type[Model]) -> Callable[[History, Rules], Judgement]:
     def run(history: History, rules: Rules) -> Judgement:
         began = time.monotonic()
-        found = separated(history)
+        found = separated(history if model is not RegisterModel else _in_our_words(history))
         finding, counterexample = check_linearizable(found, model, rules.budget, rules.way)
         finding.seconds = time.monotonic() - began
         return Judgement([finding], counterexample)
@@ -75,6 +75,20 @@ def _counter(history: History, rules: Rules) -> Judgement:
     return judgement
 
 
+def _sets(history: History) -> Finding:
+    """Judge each key's set by itself; the worst finding, with its key, stands for all."""
+    found = {
+        key: check_set(replace(history, operations=operations))
+        for key, operations in history.by_key().items()
+    }
+    if len(found) == 1:
+        return next(iter(found.values()))
+    verdict = worst(found.values())
+    key, finding = next((key, one) for key, one in found.items() if one.verdict is verdict)
+    finding.reason = f"{len(found)} keys; {key!r}: {finding.reason}"
+    return finding
+
+
 JUDGES: Final[Mapping[str, Callable[[History, Rules], Judgement]]] = {
     "register": _linearizable(RegisterModel),
     "cas": _linearizable(RegisterModel),
@@ -82,23 +96,35 @@ JUDGES: Final[Mapping[str, Callable[[History, Rules], Judgement]]] = {
     "list-append": lambda history, rules: Judgement(
         [check_list_append(history, rules.consistency)]
     ),
-    "set": lambda history, _: Judgement([check_set(history)]),
+    "set": lambda history, _: Judgement([_sets(separated(history))]),
     "queue": lambda history, _: Judgement([check_queue(history)]),
     "counter": _counter,
     "bank": lambda history, rules: Judgement([check_bank(history, rules.total)]),
 }
 
 
+_WORDS: Final = {
+    "r": "read", "get": "read", "w": "write", "put": "write", "compare-and-set": "cas",
+}  # fmt: skip
+"""What others call the operations of a register."""
+
+
+def _in_our_words(history: History) -> History:
+    """Call the operations of registers read, write and cas."""
+    if all(op.f not in _WORDS for op in history.operations):
+        return history
+    operations = [replace(op, f=_WORDS.get(op.f, op.f)) for op in history.operations]
+    return replace(history, operations=operations)
+
+
 def separated(history: History) -> History:
     """Take values apart that are `[key value]` (Jepsen's `independent`), if reads show that they are.
 
-    A read of one object is invoked with nil; one of many names its key. Raises HistoryError if only
+    A read of one object is invoked with nil; one of many names its key, as does a cas of `[key [old
+    new]]`. Raises HistoryError if only
     some operations do.
     """
-    if not any(
-        op.f in ("read", "get") and op.key is None and _is_pair(op.argument)
-        for op in history.operations
-    ):
+    if not any(map(_names_its_key, history.operations)):
         return history
     operations = []
     for op in history.operations:
@@ -107,7 +133,28 @@ def separated(history: History) -> History:
         key, argument = op.argument
         result = op.result[1] if isinstance(op.result, tuple) and len(op.result) == 2 else None
         operations.append(replace(op, key=key, argument=argument, result=result))
-    return replace(history, operations=operations)
+    return replace(history, operations=_without_versions(operations))
+
+
+def _without_versions(operations: list[Operation]) -> list[Operation]:
+    """Take `[version value]` apart (Jepsen's tests of etcd): invoked as `[nil value]` throughout."""
+    if not all(_is_pair(op.argument) and op.argument[0] is None for op in operations):  # type: ignore[index]  # a pair
+        return operations
+    return [replace(op, argument=_last(op.argument), result=_last(op.result)) for op in operations]
+
+
+def _last(value: Hashable) -> Hashable:
+    return value[1] if isinstance(value, tuple) and len(value) == 2 else value
+
+
+def _names_its_key(op: Operation) -> bool:
+    """Tell whether an operation shows that values are `[key value]`."""
+    if op.key is not None or not _is_pair(op.argument):
+        return False
+    if op.f in ("read", "get"):
+        return True
+    assert isinstance(op.argument, tuple)
+    return op.f == "cas" and _is_pair(op.argument[1])  # [key [old new]]
 
 
 def _is_pair(value: object) -> bool:

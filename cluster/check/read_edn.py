@@ -1,4 +1,4 @@
-"""Histories in EDN: one map per event, one after the other or in a vector."""
+"""Histories in EDN: one map per event, one after the other, in a vector, or as `{:history [ … ]}`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ __all__ = ["read_edn"]
 def read_edn(text: str) -> Iterator[Event]:
     """Yield the events of an EDN text. Raises HistoryError."""
     for form in read_forms(text):
-        if not isinstance(form.value, Table):
-            raise HistoryError(form.line, f"{form.value!r} is no event; an event is a map")
-        yield event_of(form.value, form.line)
+        held = form.value.get("history") if isinstance(form.value, Table) else None
+        for value in held if isinstance(held, tuple) else (form.value,):
+            if not isinstance(value, Table):
+                raise HistoryError(form.line, f"{str(value)[:40]} is no event; an event is a map")
+            yield event_of(value, form.line)

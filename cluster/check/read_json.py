@@ -6,7 +6,8 @@ Our format (`raftdeck.history/1`) is one event per line, told as it happens:
     {"process": 0, "type": "invoke", "f": "write", "key": "k1", "value": 3, "time": 1200}
     {"process": 0, "type": "ok", "f": "write", "key": "k1", "value": 3, "time": 3400, "position": 7}
 
-The first line may be missing. `time` is ns of one clock; `position` is where the operation stands in
+The first line may be missing; lines that begin with `#` or `//` are skipped. `{"history": [ … ]}` is a
+list of events. `time` is ns of one clock; `position` is where the operation stands in
 the committed order (of its key's group), if the answer says so. Bytes that are no text are written
 `{"base64": "…"}`.
 
@@ -17,6 +18,7 @@ A Porcupine-style line is one operation: `{"ClientId", "Input", "Call", "Output"
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -27,11 +29,15 @@ from cluster.check.values import freeze
 __all__ = ["HISTORY_SCHEMA", "read_json"]
 
 HISTORY_SCHEMA: Final = "raftdeck.history/1"
+_HELD: Final = re.compile(r'\s*\{\s*"history"\s*:\s*\[')
+"""An object around the list of events."""
+_HUGE: Final = "a number of more than 4,300 digits"
 
 
 def read_json(text: str) -> Iterator[Event]:
     """Yield the events of a JSON text. Raises HistoryError."""
-    documents = _array(text) if text.lstrip().startswith("[") else _lines(text)
+    is_whole = text.lstrip().startswith("[") or _HELD.match(text) is not None
+    documents = _array(text) if is_whole else _lines(text)
     operations: list[tuple[int, dict[str, Any]]] = []
     for line, document in documents:
         if "ClientId" in document:
@@ -48,11 +54,13 @@ def read_json(text: str) -> Iterator[Event]:
 
 def _lines(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text.split("\n"), 1):
-        if line and not line.isspace():
+        if line and not line.isspace() and not line.lstrip().startswith(("#", "//")):
             try:
                 document = json.loads(line)
-            except ValueError as error:
+            except json.JSONDecodeError as error:
                 raise HistoryError(number, f"no JSON: {error}") from None
+            except ValueError:
+                raise HistoryError(number, _HUGE) from None
             yield number, _checked(document, number)
 
 
@@ -61,6 +69,12 @@ def _array(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         documents = json.loads(text)
     except json.JSONDecodeError as error:
         raise HistoryError(error.lineno, f"no JSON: {error.msg}") from None
+    except ValueError:
+        raise HistoryError(0, _HUGE) from None
+    if isinstance(documents, dict):
+        documents = documents["history"]
+        if not isinstance(documents, list):
+            raise HistoryError(0, "'history' is no list of events")
     for number, document in enumerate(documents, 1):
         yield number, _checked(document, number)
 

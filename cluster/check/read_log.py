@@ -4,7 +4,8 @@
     INFO  jepsen.util - 4	:ok	:write	3
 
 What stands in front of the process, and how much space is between the words, does not count. Lines
-without `:invoke`, `:ok`, `:fail` or `:info` behind a process are other log lines, and skipped.
+without `:invoke`, `:ok`, `:fail` or `:info` behind a process are other log lines, and skipped. What
+follows the value is the error's text, and need not be EDN.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from cluster.check.edn import read_all
+from cluster.check.edn import read_words
 from cluster.check.fields import event_type, process_of
-from cluster.check.history import NEMESIS, Event, HistoryError
+from cluster.check.history import NEMESIS, Event, EventType, HistoryError
 
 __all__ = ["read_log"]
 
@@ -48,8 +49,10 @@ def _event_of(match: re.Match[str], line: int) -> Event:
     if match["f"] is None:
         raise HistoryError(line, f"process {process} :{match['type']}: what was done is missing")
     try:
-        values = read_all(match["rest"])
+        values = read_words(match["rest"])
     except HistoryError as error:
+        if type_ in (EventType.INFO, EventType.FAIL):  # an error's text, whose value is not needed
+            return Event(process, type_, match["f"], error=match["rest"].strip(), line=line)
         raise HistoryError(line, str(error).partition(": ")[2]) from None
     value = values[0] if values else None
     said = " ".join(str(word) for word in values[1:]) or None

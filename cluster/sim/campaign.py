@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from time import process_time
+from typing import cast
 
 from cluster.sim.coverage import Coverage
+from cluster.sim.judges import JudgeError
 from cluster.sim.node import Assemble
 from cluster.sim.plan import DEFAULT_PROFILE, Plan, Profile, draw_plan
 from cluster.sim.world import World, WorldResult
@@ -37,6 +39,8 @@ class SeedFailure:
     at_ns: int
     option: str = ""
     """What the command needs besides, to repeat it."""
+    profile: Profile | None = None
+    """What its plan was drawn as; None: not drawn."""
 
     @property
     def command(self) -> str:
@@ -69,6 +73,8 @@ class Campaign:
     coverage: Coverage = field(default_factory=Coverage)
     corpus: list[int] = field(default_factory=list)
     """Seeds that reached what no earlier one had."""
+    brought: dict[int, Coverage] = field(default_factory=dict)
+    """What each of these seeds was the first to reach."""
 
     @property
     def ms_per_seed(self) -> float:
@@ -80,13 +86,23 @@ class Campaign:
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failures += other.failures
-        if self.coverage.merge(other.coverage):
-            self.corpus += other.corpus
+        known = Coverage()
+        known.merge(self.coverage)
+        for seed in other.corpus:
+            new = other.brought[seed].beyond(known)
+            if new.size:
+                self.corpus.append(seed)
+                self.brought[seed] = new
+                known.merge(new)
+        self.coverage.merge(other.coverage)
 
     def reached(self, seed: int, coverage: Coverage) -> None:
         """Note what a seed has reached."""
-        if self.coverage.merge(coverage):
+        new = coverage.beyond(self.coverage)
+        if new.size:
             self.corpus.append(seed)
+            self.brought[seed] = new
+        self.coverage.merge(coverage)
 
     def add(self, outcome: WorldResult | SeedFailure) -> None:
         """Count one seed."""
@@ -174,12 +190,15 @@ def outcome_of(world: World) -> WorldResult | SeedFailure:
     try:
         return world.run()
     except Exception as error:  # whatever a simulated cluster raises is this seed's finding
-        kind = error.name if isinstance(error, InvariantError) else type(error).__name__
+        kind = type(error).__name__
+        if isinstance(error, InvariantError | JudgeError):
+            kind = error.name
         place = _place(error)
         text = f"{type(error).__name__}: {error}{place}"
         profile = f" --profile {world.plan.profile}" if world.plan.profile else ""
         option = world.option or profile
-        return SeedFailure(world.plan.seed, kind, text, world.heap.now, option)
+        drawn = cast("Profile | None", world.plan.profile or None)
+        return SeedFailure(world.plan.seed, kind, text, world.heap.now, option, drawn)
 
 
 def _place(error: BaseException) -> str:

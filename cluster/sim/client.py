@@ -177,6 +177,8 @@ class SimClient:
         while outgoing := self._core.poll(now):
             refused = False
             for request in outgoing:
+                for ticket, session, seq in self._core.stamps(request):
+                    self._open[ticket].names[session, seq] = None
                 if self._world.is_up(request.node):
                     parts = [bytes(part) for part in request.parts]
                     self._world.network.send(-self.number, request.node, parts)

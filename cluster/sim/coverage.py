@@ -9,10 +9,10 @@ A seed that reaches a new tuple is worth keeping; `Coverage.merge` says how many
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from node.raft.messages import AppendReply, Message, PreVoteReply, TimeoutNow, VoteReply
 from node.raft.types import GroupId, NodeId, Role
@@ -63,6 +63,11 @@ class Coverage:
         """How many different ones."""
         return len(self.turns) + len(self.faults)
 
+    @property
+    def size(self) -> int:
+        """How many different tuples and marks."""
+        return self.tuples + len(+self.marks)
+
     def sometimes(self, mark: Mark) -> None:
         """Note that a moment has come."""
         self.marks[mark] += 1
@@ -77,11 +82,36 @@ class Coverage:
 
     def merge(self, other: Coverage) -> int:
         """Add another one; return how many of its tuples and marks were new."""
-        known = self.tuples + len(+self.marks)
+        known = self.size
         self.turns |= other.turns
         self.faults |= other.faults
         self.marks += other.marks
-        return self.tuples + len(+self.marks) - known
+        return self.size - known
+
+    def beyond(self, known: Coverage) -> Coverage:
+        """Return what is here and not in `known`; a mark that is new counts once."""
+        return Coverage(
+            self.turns - known.turns,
+            self.faults - known.faults,
+            Counter(mark for mark in +self.marks if not known.marks[mark]),
+        )
+
+    def encode(self) -> dict[str, Any]:
+        """Return what stands in a file, in an order that does not change."""
+        return {
+            "turns": sorted(self.turns),
+            "faults": sorted(self.faults),
+            "marks": {mark.name: self.marks[mark] for mark in MARKS if self.marks[mark]},
+        }
+
+    @staticmethod
+    def decode(document: Mapping[str, Any]) -> Coverage:
+        """Read what `encode` returned. Raises ValueError, TypeError, KeyError, AttributeError."""
+        return Coverage(
+            {(before, came, after) for before, came, after in document["turns"]},
+            {(kind, phase) for kind, phase in document["faults"]},
+            Counter({Mark[name]: int(count) for name, count in document["marks"].items()}),
+        )
 
 
 class CoverageWatch:

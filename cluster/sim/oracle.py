@@ -46,6 +46,8 @@ class Op:
     status: str = "open"
     """open, ok, refused (certainly not applied), unknown."""
     result: Outcome | GetResult | None = None
+    names: dict[tuple[int, int], None] = field(default_factory=dict)
+    """(session, sequence number) that it was sent under; another one if its session had expired."""
 
     @property
     def revision(self) -> int:

@@ -8,7 +8,7 @@ written after each (atomically), and the next call begins with what is missing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
@@ -17,12 +17,12 @@ from time import process_time
 from typing import Any, Final
 
 from cluster.sim.campaign import Campaign, SeedFailure, outcome_of, plan_of
-from cluster.sim.coverage import Coverage, Mark
+from cluster.sim.coverage import Coverage
 from cluster.sim.plan import Profile
 from cluster.sim.world import World
 from node.identity import write_atomically
 
-__all__ = ["CHUNK", "ProgressError", "Task", "run_chunk", "run_task"]
+__all__ = ["CHUNK", "ProgressError", "Task", "run_chunk", "run_task", "spread"]
 
 CHUNK: Final = 25
 PROGRESS_SCHEMA: Final = "raftdeck.sim-progress/1"
@@ -74,55 +74,65 @@ def run_task(
     progress: Path | None = None,
     *,
     fail_fast: bool = False,
+    known: Coverage | None = None,
 ) -> Campaign:
     """Run all seeds on `jobs` processes; `on_chunk` gets the sum so far and what newly failed.
 
-    With `fail_fast` no chunk is begun after one that failed.
+    What is `known` is not new, whoever reaches it. With `fail_fast` no chunk is begun after one that failed.
 
     Ctrl-C ends the processes and is raised; the progress file then has all finished chunks.
     `ProgressError` if the file is of another campaign. OSError if it cannot be written.
     """
     total, done = _read(progress, task) if progress is not None else (Campaign(), set())
-    left = [chunk for chunk in task.chunks() if chunk.start not in done]
+    if known is not None:
+        total.coverage.merge(known)
 
-    def take(chunk: range, part: Campaign) -> None:
+    def take(seeds: Sequence[int], part: Campaign) -> bool:
         total.merge(part)
-        done.add(chunk.start)
+        done.add(seeds[0])
         if progress is not None:
             _write(progress, task, total, done)
         on_chunk(total, part.failures)
+        return not (fail_fast and total.failures)
 
+    left = (chunk for chunk in task.chunks() if chunk.start not in done)
+    spread(((task.profile, chunk, task.crash_points) for chunk in left), jobs, take)
+    return total
+
+
+def spread(
+    chunks: Iterable[tuple[Profile, Sequence[int], bool]],
+    jobs: int,
+    take: Callable[[Sequence[int], Campaign], bool],
+) -> None:
+    """Run chunks (see `run_chunk`) on `jobs` processes; no more are begun once `take` says False."""
+    left = iter(chunks)
     if jobs == 1:
         for chunk in left:
-            take(chunk, run_chunk(task.profile, chunk, task.crash_points))
-            if fail_fast and total.failures:
-                break
-        return total
+            if not take(chunk[1], run_chunk(*chunk)):
+                return
+        return
     with ProcessPoolExecutor(jobs) as pool:
-        waiting: dict[Future[Campaign], range] = {}
-        chunks = iter(left)
+        waiting: dict[Future[Campaign], Sequence[int]] = {}
         try:
             while True:
-                for chunk in islice(chunks, jobs * _AHEAD - len(waiting)):
-                    future = pool.submit(run_chunk, task.profile, chunk, task.crash_points)
-                    waiting[future] = chunk
-                if fail_fast and total.failures:
-                    chunks = iter(())
+                for chunk in islice(left, jobs * _AHEAD - len(waiting)):
+                    waiting[pool.submit(run_chunk, *chunk)] = chunk[1]
                 if not waiting:
-                    return total
+                    return
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                    take(waiting.pop(future), future.result())
+                    if not take(waiting.pop(future), future.result()):
+                        left = iter(())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 def _write(path: Path, task: Task, total: Campaign, done: set[int]) -> None:
-    coverage = total.coverage
     sums = {
         spec.name: getattr(total, spec.name)
         for spec in fields(Campaign)
-        if spec.name not in ("failures", "coverage")
+        if spec.name not in ("failures", "coverage", "brought")
     }
     document = {
         "schema": PROGRESS_SCHEMA,
@@ -130,9 +140,7 @@ def _write(path: Path, task: Task, total: Campaign, done: set[int]) -> None:
         "done": sorted(done),
         "sums": sums,
         "failures": [asdict(failure) for failure in total.failures],
-        "turns": sorted(coverage.turns),
-        "faults": sorted(coverage.faults),
-        "marks": {mark.name: count for mark, count in coverage.marks.items()},
+        **total.coverage.encode(),
     }
     write_atomically(path, json.dumps(document) + "\n")
 
@@ -149,10 +157,7 @@ def _read(path: Path, task: Task) -> tuple[Campaign, set[int]]:
             raise ProgressError(f"{path}: is of another campaign ({kept}); give another file")
         total = Campaign(**document["sums"])
         total.failures = [SeedFailure(**failure) for failure in document["failures"]]
-        coverage = total.coverage
-        coverage.turns = {(before, came, after) for before, came, after in document["turns"]}
-        coverage.faults = {(kind, phase) for kind, phase in document["faults"]}
-        coverage.marks.update({Mark[name]: count for name, count in document["marks"].items()})
+        total.coverage = Coverage.decode(document)
         return total, set(document["done"])
     except FileNotFoundError:
         return Campaign(), set()

@@ -14,6 +14,7 @@ from cluster.sim.client import SimClient
 from cluster.sim.coverage import Coverage, CoverageWatch, Mark
 from cluster.sim.faults import FaultPlay
 from cluster.sim.heap import EventHeap
+from cluster.sim.judges import Applied, judge_sessions, judge_world
 from cluster.sim.network import Network
 from cluster.sim.node import Assemble, SimNode
 from cluster.sim.oracle import Item, Op, OracleError, Replay, check_history, check_replica
@@ -97,7 +98,7 @@ class World:
         self.play = FaultPlay(self)
         self.elections = 0
         self.copies = 0
-        self._bodies: list[dict[int, tuple[int, bytes]]] = [{} for _ in self.groups]
+        self._bodies: list[dict[int, Applied]] = [{} for _ in self.groups]
         self._headers: dict[tuple[int, int, int], bytes] = {}
 
     # ---- the two phases ------------------------------------------------------------------
@@ -154,6 +155,7 @@ class World:
     def _judge(self) -> WorldResult:
         """Compare replicas, replay the committed log, and judge the history."""
         replays = []
+        history = [op for client in self.clients for op in client.history]
         result = WorldResult(
             faults=len(self.plan.faults),
             turns=sum(node.turns for node in self.nodes.values()),
@@ -164,8 +166,12 @@ class World:
         )
         for group in self.groups:
             replay = Replay()
-            for meta in self.watches[group].committed:
-                count, body = self._bodies[group][meta.base_index]
+            batches = self._bodies[group]
+            committed = [batches[meta.base_index] for meta in self.watches[group].committed]
+            judge_sessions([op for op in history if op.group == group], committed)
+            for meta, (count, body, _) in zip(
+                self.watches[group].committed, committed, strict=True
+            ):
                 replay.apply(meta.base_index, count, body)
             replays.append(replay)
             digests = set()
@@ -179,8 +185,8 @@ class World:
             result.digests += digests
         if any(node.malformed for node in self.nodes.values()):
             self.sometimes(Mark.CORRUPT_DROPPED)
-        history = [op for client in self.clients for op in client.history]
         check_history(history, replays)
+        judge_world(self)
         result.operations = len(history)
         result.acked = sum(op.status == "ok" for op in history)
         result.unknown = sum(op.status == "unknown" for op in history)
@@ -313,7 +319,7 @@ class World:
         self.watches[group].applied(node, meta, outcome)
         bodies = self._bodies[group]
         if meta.base_index not in bodies:
-            bodies[meta.base_index] = (meta.count, bytes(body))
+            bodies[meta.base_index] = (meta.count, bytes(body), outcome)
 
     def died(self, node: SimNode, reason: str) -> None:
         """See `NodeWorld`: a process that its log failed ends, and is started again later."""

@@ -306,3 +306,18 @@ def test_every_labelled_history_is_judged_as_it_is_labelled(capfd):
     ratios = json.loads(capfd.readouterr().out)["ratios"]
     values = {ratio["name"]: ratio["value"] for ratio in ratios}
     assert values["labelled_disagreements"] == 0
+
+
+@pytest.mark.parametrize("device", ["/dev/full", "/dev/zero", "/dev/null"])
+def test_a_device_is_no_history(call, device):
+    code, _, err = call(device, "--model", "register")
+    assert code == Exit.USAGE
+    assert f"{device}: a device" in err
+
+
+def test_no_more_is_read_than_may_be_held(call, tmp_path):
+    path = tmp_path / "large.log"
+    path.write_bytes(b"0 :invoke :read\n" * (1 << 17))
+    code, _, err = call(path, "--model", "register", "--memory", "1")
+    assert code == Exit.USAGE
+    assert "more than --memory 1 MiB" in err

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.check.edn import read_all, read_forms
+from cluster.check.edn import read_forms, read_words
 from cluster.check.exports import EXPORTS, edn, export_history
 from cluster.check.formats import Format, read_history, sniff
 from cluster.check.history import HistoryError, Status
@@ -257,15 +257,20 @@ def test_a_text_says_which_format_it_is_in(text, format_):
 
 def test_edn_has_all_of_these():
     text = r'nil true -4 7N 2.5 1e3 3M "a\"\\\né" \newline \a \é :key/word sym [1 [2]] (1) #{1} {:a {}}'
-    assert read_all(text) == [
+    assert read_words(text) == [
         None, True, -4, 7, 2.5, 1000.0, 3, 'a"\\\né', "\n", "a", "é", "key/word", "sym",
         (1, (2,)), (1,), frozenset({1}), Table({"a": Table()}),
     ]  # fmt: skip
-    assert isinstance(read_all(":a")[0], Keyword)
+    assert isinstance(read_words(":a")[0], Keyword)
 
 
 def test_edn_discards_what_is_marked_and_drops_tags():
-    assert read_all('#_ 1 2 #_ #_ 3 4 5 [#_ 6] #inst "2026" #_ #x {:a 1} ; 7') == [2, 5, (), "2026"]
+    assert read_words('#_ 1 2 #_ #_ 3 4 5 [#_ 6] #inst "2026" #_ #x {:a 1} ; 7') == [
+        2,
+        5,
+        (),
+        "2026",
+    ]
 
 
 def test_edn_knows_the_line_of_each_value():
@@ -275,7 +280,7 @@ def test_edn_knows_the_line_of_each_value():
 
 def test_edn_is_not_nested_without_end():
     with pytest.raises(HistoryError, match="brackets"):
-        read_all("[" * 100_000)
+        read_words("[" * 100_000)
 
 
 VALUES = st.recursive(
@@ -289,7 +294,7 @@ VALUES = st.recursive(
 def test_a_value_survives_edn_and_json(value):
     frozen = freeze(value)
     hash(frozen)
-    assert read_all(edn(frozen)) == [frozen]
+    assert read_words(edn(frozen)) == [frozen]
     assert freeze(json.loads(json.dumps(thaw(frozen)))) == frozen
 
 
