@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from cluster.sim.atlas import FaultAtlas, turn_bits
@@ -19,11 +20,20 @@ from node.raft.types import NodeId
 if TYPE_CHECKING:
     from cluster.sim.world import World
 
-__all__ = ["DamagePlay"]
+__all__ = ["DamagePlay", "RotMoment"]
 
 _SWAPPED: Final = 2
-_BEHIND_PERMILLE: Final = 400
-"""A batch that was written in this life is in memory: only what was there before is read back."""
+
+
+class RotMoment(Enum):
+    """When bits turn over."""
+
+    RUNNING = "running"
+    """Found by a later start; what was written in this life is in memory as well."""
+    STARTED = "started"
+    """The node has just read its log, whole, and has nothing of it in memory: found by reading back."""
+    DOWN = "down"
+    """Found by the start at the end of the fault."""
 
 
 class DamagePlay:
@@ -66,11 +76,10 @@ class DamagePlay:
         code = errno.EIO if fault.amount else errno.ENOSPC
         self._world.nodes[node].disk.short = stream, code
 
-    def rots_behind_a_start(self, fault: Fault, node: NodeId) -> bool:
-        """Draw whether a node starts first: what it has read is whole, what it will read is not."""
-        return Stream(self._world.plan.seed, "rot start", fault.number, node).chance(
-            _BEHIND_PERMILLE
-        )
+    def moment_of_rot(self, fault: Fault, node: NodeId) -> RotMoment:
+        """Draw what a node does when its disk rots: each moment meets another check of the product."""
+        stream = Stream(self._world.plan.seed, "rot moment", fault.number, node)
+        return stream.pick(tuple(RotMoment))
 
     def rot(self, fault: Fault, node: NodeId) -> None:
         """Turn bits over on a node's disk."""

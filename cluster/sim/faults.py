@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cluster.sim.atlas import FaultAtlas
 from cluster.sim.coverage import Mark
-from cluster.sim.damage import DamagePlay
+from cluster.sim.damage import DamagePlay, RotMoment
 from cluster.sim.plan import MS
 from cluster.sim.rng import Stream
 from cluster.sim.schedule import DAMAGE, DEATHS, Fault, FaultKind
@@ -167,13 +167,20 @@ class FaultPlay:
                 damage.wipe(fault, node)
                 at(end, self._end_death, node, fault.number)
             elif fault.kind is FaultKind.ROT:
-                if damage.rots_behind_a_start(fault, node):
-                    self._kill(node, fault)
-                    self._end_death(node, fault.number)
-                damage.rot(fault, node)
+                self._rot(fault, node, end)
             else:
                 damage.shorten(fault, node)
                 at(end, self._end_short, node)
+
+    def _rot(self, fault: Fault, node: NodeId, end: int) -> None:
+        moment = self._damage.moment_of_rot(fault, node)
+        if moment is not RotMoment.RUNNING:
+            self._kill(node, fault)
+        if moment is RotMoment.STARTED:
+            self._end_death(node, fault.number)
+        self._damage.rot(fault, node)
+        if moment is RotMoment.DOWN:
+            self._world.heap.at(end, self._end_death, node, fault.number)
 
     def _end_short(self, node: NodeId) -> None:
         self._world.nodes[node].disk.short = None
