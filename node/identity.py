@@ -77,6 +77,8 @@ def recognise_directory(data_dir: Path, identity: Identity) -> None:
     """
     try:
         text = _read(data_dir / IDENTITY_FILE)
+        if text is None:
+            _refuse_orphans(data_dir)
     except OSError as error:
         raise IdentityError(
             NodeExit.DATA_DIR_UNUSABLE,

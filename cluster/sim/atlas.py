@@ -33,7 +33,7 @@ from wal.frame import FRAME_BYTES_MIN
 from wal.reader import Stop, read_frames
 from wal.segment import position_at, segment_name
 
-__all__ = ["FaultAtlas", "Flip", "turn_bits"]
+__all__ = ["FaultAtlas", "Flip", "provable_frames", "turn_bits"]
 
 _SNAPSHOT_PERMILLE = 300
 
@@ -95,7 +95,7 @@ class FaultAtlas:
 def turn_bits(disk: SimDisk, count: int, stream: Stream) -> list[Flip]:
     """Turn over up to `count` bits where a start can tell; return which. Few where little lies."""
     try:
-        places = list(_frames(disk.at_rest))
+        places = list(provable_frames(disk.at_rest))
     except CorruptLogError:
         return []  # it rots already
     files = [name for name in disk.at_rest.listdir(SNAPSHOT_DIRECTORY) if name.endswith(".snap")]
@@ -117,7 +117,7 @@ def turn_bits(disk: SimDisk, count: int, stream: Stream) -> list[Flip]:
     return flips
 
 
-def _frames(files: ReadFilesystem) -> Iterator[tuple[str, int, int]]:
+def provable_frames(files: ReadFilesystem) -> Iterator[tuple[str, int, int]]:
     """Yield path, offset and length of every frame that a later one proves to have been durable."""
     found = recover(files, LOG_DIRECTORY)
     for number in sorted(found.segments):
