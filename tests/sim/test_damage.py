@@ -2,9 +2,12 @@
 
 import errno
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from cluster.frames import ProcessState
+from cluster.recording import Recording
 from cluster.sim.atlas import FaultAtlas, Flip, provable_frames, turn_bits
 from cluster.sim.campaign import SeedFailure, outcome_of
 from cluster.sim.coverage import Coverage, Mark
@@ -12,6 +15,7 @@ from cluster.sim.disk import SimDisk
 from cluster.sim.plan import MS, SECOND, Plan, draw_plan
 from cluster.sim.plan_file import decode_plan, encode_plan
 from cluster.sim.real import deeds_of
+from cluster.sim.record import record_run
 from cluster.sim.rng import Stream
 from cluster.sim.schedule import DAMAGE, Fault, FaultKind
 from cluster.sim.world import World
@@ -243,7 +247,7 @@ def test_a_node_that_refuses_an_undamaged_disk_is_a_bug() -> None:
     world = World(QUIET)
     world.heap.at(SECOND, world.nodes[NodeId(1)].kill)
     world.heap.at(SECOND + 1, world.nodes[NodeId(1)].disk.wipe)
-    world.heap.at(SECOND + 2, world.nodes[NodeId(1)].boot)
+    world.heap.at(SECOND + 2, lambda: world.nodes[NodeId(1)].boot() and None)
     with pytest.raises(AssertionError, match="node 1 refuses a disk that nobody damaged"):
         world.run()
 
@@ -271,3 +275,27 @@ def test_damage_is_kept_in_a_schedule_and_left_out_of_a_real_run() -> None:
     deeds, left_out = deeds_of(plan)
     assert not deeds
     assert {fault.kind for fault in left_out} == set(DAMAGE)
+
+
+def test_a_recording_shows_who_stays_out_and_why(tmp_path: Path) -> None:
+    plan = plan_with((FaultKind.WIPE, 1500, 100, 0))
+    assert not isinstance(record_run(plan, tmp_path / "run"), SeedFailure)
+    with Recording.open(tmp_path / "run") as recording:
+        last = list(recording.frames_since(0))[-1]
+        events = recording.events()
+    [told] = [event for event in events if event.kind == "crashed"]
+    assert "refuses to start" in told.text
+    assert told.node is not None
+    truth = last.node(told.node).process
+    assert truth.state is ProcessState.CRASHED
+    assert "IDENTITY.json is gone" in truth.last_log[0]
+
+
+def test_a_schedule_of_damage_is_replayed_to_the_byte(tmp_path: Path) -> None:
+    plan = plan_with(*((kind, 600 + 400 * n, 300, 1) for n, kind in enumerate(DAMAGE)))
+    first, _ = ran(plan)
+    again, _ = ran(decode_plan(encode_plan(plan)))
+    assert first.trace is not None
+    assert again.trace is not None
+    assert first.trace.text() == again.trace.text()
+    assert first.trace.text().count("fault #") == len(DAMAGE)
