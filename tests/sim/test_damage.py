@@ -12,6 +12,7 @@ from cluster.sim.atlas import FaultAtlas, Flip, provable_frames, turn_bits
 from cluster.sim.campaign import SeedFailure, outcome_of
 from cluster.sim.coverage import Coverage, Mark
 from cluster.sim.disk import SimDisk
+from cluster.sim.node import SimNode
 from cluster.sim.plan import MS, SECOND, Plan, draw_plan
 from cluster.sim.plan_file import decode_plan, encode_plan
 from cluster.sim.real import deeds_of
@@ -43,6 +44,10 @@ def ran(plan: Plan) -> tuple[World, Coverage]:
     outcome = outcome_of(world)
     assert not isinstance(outcome, SeedFailure), str(outcome)
     return world, coverage
+
+
+def boot(node: SimNode) -> None:
+    node.boot()
 
 
 def out(world: World) -> list[str]:
@@ -247,7 +252,7 @@ def test_a_node_that_refuses_an_undamaged_disk_is_a_bug() -> None:
     world = World(QUIET)
     world.heap.at(SECOND, world.nodes[NodeId(1)].kill)
     world.heap.at(SECOND + 1, world.nodes[NodeId(1)].disk.wipe)
-    world.heap.at(SECOND + 2, lambda: world.nodes[NodeId(1)].boot() and None)
+    world.heap.at(SECOND + 2, boot, world.nodes[NodeId(1)])
     with pytest.raises(AssertionError, match="node 1 refuses a disk that nobody damaged"):
         world.run()
 
