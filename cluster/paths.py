@@ -5,7 +5,7 @@
         supervisor.control supervisor.frames nI.control nI.data nI.client nI.admin      sockets
         nI.json           the configuration of node I
     DATA (default ${XDG_STATE_HOME:-~/.local/state}/raftdeck/clusters/NAME)
-        CLUSTER.json LOCK supervisor.log nI/
+        CLUSTER.json NODES.json LOCK supervisor.log nI/
 
 A directory under the world-writable temporary directory may have been made by someone else, so
 owner, mode and kind are checked each time. A lock is what tells the living from the dead: a

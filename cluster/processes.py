@@ -180,7 +180,7 @@ class NodeProcess:
         """Return ARCHITECTURE §9's command line."""
         start = [sys.executable, "-P", "-m", self._spec.entry_module]
         arguments = ["--config", str(self._config_path), "--parent-pid", str(os.getpid())]
-        arguments += ["--lifeline-fd", str(lifeline)]
+        arguments += ["--lifeline-fd", str(lifeline), "--prepared"]
         return start + arguments + ([f"--status-fd={self.page.descriptor}"] if self.page else [])
 
     def _make_page(self) -> None:

@@ -8,11 +8,13 @@
      "entry_paths": [], "entry_options": {}}
 
 Cluster id, name, nodes and groups are fixed when the data directory is made; the rest may change
-from one `up` to the next.
+from one `up` to the next. Beside it `NODES.json` names the nodes whose directories were prepared
+(`{"format": 1, "prepared": [1, 2, 3]}`): a node never makes its own, so one that is empty was emptied.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -24,13 +26,22 @@ from typing import Any, Final
 from cluster.exits import CommandError, Exit
 from cluster.paths import check_name
 from node.config import GROUPS_MAX, NODES_MAX, ConfigError, EntryOption, NodeConfig, policy_from
-from node.identity import write_atomically
+from node.exits import StartError
+from node.identity import Identity, claim_directory, write_atomically
 from wal.policy import SyncPolicy
 from wal.recovery import RecoveryMode
 
-__all__ = ["SPEC_FILE", "SPEC_FORMAT", "ClusterSpec", "load_spec", "prepare_data_dir"]
+__all__ = [
+    "NODES_FILE",
+    "SPEC_FILE",
+    "SPEC_FORMAT",
+    "ClusterSpec",
+    "load_spec",
+    "prepare_data_dir",
+]
 
 SPEC_FILE: Final = "CLUSTER.json"
+NODES_FILE: Final = "NODES.json"
 SPEC_FORMAT: Final = 1
 SPEC_BYTES_MAX: Final = 64 << 10
 STOP_TIMEOUT_MS_MAX: Final = 60_000
@@ -174,7 +185,7 @@ def prepare_data_dir(spec: ClusterSpec) -> None:
     """Write `CLUSTER.json` into a new data directory, or check that the directory is this cluster's.
 
     Called with the directory's lock held. Refuses (usage) a directory that holds something else,
-    and leaves it as it was.
+    and leaves it as it was. Each node's own directory is prepared here, once.
     """
     found = load_spec(spec.data_dir)
     if found is None:
@@ -196,6 +207,31 @@ def prepare_data_dir(spec: ClusterSpec) -> None:
                 )
     if found is None or replace(found, data_dir=spec.data_dir) != spec:
         write_atomically(spec.data_dir / SPEC_FILE, spec.to_json())
+    _prepare_nodes(spec)
+
+
+def _prepare_nodes(spec: ClusterSpec) -> None:
+    """Give every node its directory with its identity, once for ever (docs/adr/0010).
+
+    `NODES.json` is written when they are durable, and no node is started before: a crash in between
+    prepares them once more. A node whose directory cannot be prepared is left to say why itself.
+    """
+    path = spec.data_dir / NODES_FILE
+    try:
+        prepared = set(json.loads(path.read_bytes())["prepared"])
+    except FileNotFoundError:
+        prepared = set()
+    except (ValueError, KeyError, TypeError) as error:
+        raise CommandError(Exit.UNFIT, f"{path}: {error!r}; restore the file") from None
+    missing = [node for node in spec.node_ids if node not in prepared]
+    if not missing:
+        return
+    for node in missing:
+        with contextlib.suppress(StartError):
+            claim_directory(spec.node_dir(node), Identity(spec.cluster_id, node))
+            prepared.add(node)
+    document = {"format": SPEC_FORMAT, "prepared": sorted(prepared)}
+    write_atomically(path, json.dumps(document) + "\n")
 
 
 def _typed(document: dict[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,10 @@
     {"format": 1, "cluster_id": "0f…", "node": 1}
 
 A directory with segments and no identity is refused too: someone deleted or mixed up files, and
-a node that trusted it could vote twice in one term. Written atomically: temporary file, fsync,
-rename, fsync of the directory; a crash leaves the old state or the new one.
+a node that trusted it could vote twice in one term. So is a directory that was prepared for a node
+and has no identity any more: it was emptied, and with it went votes and entries that others count on
+(docs/adr/0010). Written atomically: temporary file, fsync, rename, fsync of the directory; a crash
+leaves the old state or the new one.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ __all__ = [
     "Identity",
     "IdentityError",
     "claim_directory",
+    "encode_identity",
     "read_identity",
+    "recognise",
+    "recognise_directory",
     "write_atomically",
 ]
 
@@ -55,9 +60,7 @@ def claim_directory(data_dir: Path, identity: Identity) -> None:
         found = read_identity(data_dir)
         if found is None:
             _refuse_orphans(data_dir)
-            document = {"format": IDENTITY_FORMAT, "cluster_id": identity.cluster_id}
-            document |= {"node": identity.node}
-            write_atomically(data_dir / IDENTITY_FILE, json.dumps(document, indent=2) + "\n")
+            write_atomically(data_dir / IDENTITY_FILE, encode_identity(identity))
             return
     except OSError as error:
         raise IdentityError(
@@ -67,14 +70,57 @@ def claim_directory(data_dir: Path, identity: Identity) -> None:
     _compare(data_dir, found, identity)
 
 
+def recognise_directory(data_dir: Path, identity: Identity) -> None:
+    """Check that `data_dir`, which was prepared for this node, has its identity. Changes nothing.
+
+    Raises as `claim_directory` does, and `IdentityError` with exit code 65 where there is none.
+    """
+    try:
+        text = _read(data_dir / IDENTITY_FILE)
+        if text is None:
+            _refuse_orphans(data_dir)
+    except OSError as error:
+        raise IdentityError(
+            NodeExit.DATA_DIR_UNUSABLE,
+            f"data directory {data_dir}: {error.strerror}; check its owner and mode",
+        ) from None
+    recognise(data_dir, text, identity)
+
+
+def recognise(data_dir: Path, text: bytes | None, identity: Identity) -> None:
+    """Check the content of a prepared directory's identity file; None: there is no such file."""
+    if text is None:
+        raise IdentityError(
+            NodeExit.CORRUPT_LOG,
+            f"{data_dir}: {IDENTITY_FILE} is gone: the directory was emptied, and with it the votes"
+            f" and entries of n{identity.node} that others count on; restore the directory. The"
+            " node stays out: begun anew it could vote twice in one term",
+        )
+    _compare(data_dir, _decode(data_dir / IDENTITY_FILE, text), identity)
+
+
+def encode_identity(identity: Identity) -> str:
+    """Return the content of an identity file."""
+    document = {"format": IDENTITY_FORMAT, "cluster_id": identity.cluster_id}
+    return json.dumps(document | {"node": identity.node}, indent=2) + "\n"
+
+
 def read_identity(data_dir: Path) -> Identity | None:
     """Return the directory's identity, or None where it has none. `IdentityError` if unreadable."""
     path = data_dir / IDENTITY_FILE
+    text = _read(path)
+    return None if text is None else _decode(path, text)
+
+
+def _read(path: Path) -> bytes | None:
     try:
         with path.open("rb") as file:
-            text = file.read(IDENTITY_BYTES_MAX)
+            return file.read(IDENTITY_BYTES_MAX)
     except FileNotFoundError:
         return None
+
+
+def _decode(path: Path, text: bytes) -> Identity:
     try:
         document = json.loads(text)
         version = document["format"]

@@ -21,7 +21,7 @@ from node.config import NodeConfig
 from node.console import say
 from node.exits import NodeExit, StartError
 from node.faults import DiskFaults
-from node.identity import Identity, claim_directory, write_atomically
+from node.identity import Identity, claim_directory, recognise_directory, write_atomically
 from node.lifeline import die_with_parent
 from node.page import PageError, PageWriter
 from node.process import NodeProcess, Start, Wake
@@ -48,6 +48,8 @@ __all__ = ["main", "run"]
 INCARNATION_FILE: Final = "INCARNATION"
 INCARNATION_MAX: Final = 1 << 48
 """More starts than anybody counts; the number fits every field that carries it."""
+BEGIN_LOOK_S: Final = 0.05
+"""How often a first start that waits for its disk looks whether that is full."""
 
 _EXITS: Final[dict[type[WalError], NodeExit]] = {
     CorruptLogError: NodeExit.CORRUPT_LOG,
@@ -91,15 +93,20 @@ def main(
 def run(config: NodeConfig, parsed: argparse.Namespace, disk: DiskFaults) -> int:
     """Claim the directory, open the log, run turns, stop cleanly."""
     require(CODECS[config.compression])
-    claim_directory(config.data_dir, Identity(config.cluster_id, config.node))
+    own = recognise_directory if parsed.prepared else claim_directory
+    own(config.data_dir, Identity(config.cluster_id, config.node))
     wake = Wake()
     with _starting(config):
+        starts = _starts_before(config.data_dir)
         began_ns = time.monotonic_ns()
-        log, recovered = _open_log(config, disk.filesystem)
+        log, recovered = _open_log(config, disk.filesystem, begun=starts > 0)
         recovery_ns = time.monotonic_ns() - began_ns
     try:
+        if not starts:
+            _await_beginning(config, log)
+        incarnation = starts + 1
         with _starting(config):
-            incarnation = _next_incarnation(config.data_dir)
+            write_atomically(config.data_dir / INCARNATION_FILE, f"{incarnation}\n")
         start = Start(
             incarnation,
             parsed.lifeline_fd,
@@ -160,6 +167,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--parent-pid", type=int, help="exit when this process is not the parent")
     parser.add_argument("--lifeline-fd", type=int, help="stop at end of file on this descriptor")
     parser.add_argument("--status-fd", type=int, help="write the status to this page (node.page)")
+    parser.add_argument(
+        "--prepared",
+        action="store_true",
+        help="the data directory was prepared for this node: refuse one that was emptied since",
+    )
     parsed = parser.parse_args(arguments)
     if parsed.lifeline_fd is not None:
         try:
@@ -173,14 +185,39 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parsed
 
 
-def _open_log(config: NodeConfig, filesystem: TunableFilesystem) -> tuple[Log, Recovered]:
-    options = OpenOptions(policy=config.wal, clock=time.monotonic_ns, recovery=config.recovery)
+def _open_log(
+    config: NodeConfig, filesystem: TunableFilesystem, *, begun: bool
+) -> tuple[Log, Recovered]:
+    options = OpenOptions(
+        policy=config.wal, clock=time.monotonic_ns, recovery=config.recovery, begun=begun
+    )
     identity = LogIdentity(config.cluster_id_bytes, config.node)
     return Log.open(filesystem, str(config.wal_dir), identity, options)
 
 
-def _next_incarnation(data_dir: Path) -> int:
-    """Count this start, durably, so that peers can tell frames of an earlier life."""
+def _await_beginning(config: NodeConfig, log: Log) -> None:
+    """Wait until the log's first record is durable: from then on a start without a log is refused.
+
+    Only then may the start be counted. In the other order a power cut in between would leave a
+    count and no log, and a node that lost nothing would be refused.
+    """
+    beginning = log.flush()
+    while True:
+        try:
+            beginning.wait(BEGIN_LOOK_S)
+        except TimeoutError:
+            if log.disk_full:
+                raise StartError(
+                    NodeExit.DATA_DIR_UNUSABLE,
+                    f"{config.wal_dir}: no space for the beginning of a log; free some, then start"
+                    " the node again",
+                ) from None
+        else:
+            return
+
+
+def _starts_before(data_dir: Path) -> int:
+    """Return how often the node was started here before: peers tell its lives apart by it."""
     path = data_dir / INCARNATION_FILE
     try:
         last = int(path.read_text(encoding="ascii"))
@@ -193,8 +230,7 @@ def _next_incarnation(data_dir: Path) -> int:
             NodeExit.DATA_DIR_UNUSABLE,
             f"{path}: not a count of starts; remove the file (peers then need a restart as well)",
         )
-    write_atomically(path, f"{last + 1}\n")
-    return last + 1
+    return last
 
 
 def _report_recovery(recovered: Recovered) -> None:

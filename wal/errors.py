@@ -12,6 +12,7 @@ __all__ = [
     "FrameError",
     "IdentityMismatchError",
     "LockedError",
+    "LostLogError",
     "OtherFormatError",
     "PoisonedLogError",
     "RecordTooLargeError",
@@ -87,6 +88,19 @@ class CorruptLogError(WalError):
             f"{directory}: {place}{reason}{proof};"
             f' the log is left as it is; run "raftdeck wal verify {directory}"'
         )
+
+
+class LostLogError(CorruptLogError):
+    """Nothing is left of a log that was begun in this directory; nothing was changed."""
+
+    def __init__(self, directory: str):
+        """Say where it was."""
+        super().__init__(directory, 0, "the log is gone")
+        text = (
+            f"{directory}: the log is gone: it was begun here, and no segment of it is left; restore"
+            " the directory. Whoever owns it must not begin anew under the same name"
+        )
+        self.args = (text,)
 
 
 class TornTailError(WalError):

@@ -44,7 +44,15 @@ from wal.frame import (
 from wal.pipeline import PipelineDriver
 from wal.policy import Capability, DriverName, Missing, SyncPolicy, needs, settle
 from wal.pool import Spare
-from wal.recovery import BatchRef, Recovered, RecoveryMode, cut, recover, refuse_torn
+from wal.recovery import (
+    BatchRef,
+    Recovered,
+    RecoveryMode,
+    cut,
+    recover,
+    refuse_lost,
+    refuse_torn,
+)
 from wal.sealed import forget_sealed, write_sealed
 from wal.segment import (
     LOCK_NAME,
@@ -108,6 +116,8 @@ class OpenOptions:
     """A monotonic clock in ns, for latencies and for groups that gather. Without one latencies read
     0, and a policy with `gather_us` is refused."""
     recovery: RecoveryMode = "default"
+    begun: bool = False
+    """Whether the owner knows that a log was begun in this directory: none is then a loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +176,10 @@ class Log:
     ) -> tuple[Log, Recovered]:
         """Lock, recover and open a directory (created if absent); return the log and what it held.
 
-        Raises LockedError, CorruptLogError, TornTailError (strict recovery), IdentityMismatchError,
-        OtherFormatError: the directory is then unchanged. Raises OSError. The lock is given back in any case. What the policy asks for and
-        the file system cannot do is in `LogStats.missing`.
+        Raises LockedError, CorruptLogError, LostLogError (`OpenOptions.begun`), TornTailError
+        (strict recovery), IdentityMismatchError, OtherFormatError: the directory is then unchanged.
+        Raises OSError. The lock is given back in any case. What the policy asks for and the file
+        system cannot do is in `LogStats.missing`.
         """
         options = options or OpenOptions()
         if options.policy.gather_us and options.clock is _no_clock:
@@ -178,6 +189,8 @@ class Log:
             lock = fs.lock(f"{directory}/{LOCK_NAME}")
             undo.callback(lock.release)
             found = recover(fs, directory, identity)
+            if options.begun:
+                refuse_lost(found)
             if options.recovery == "strict":
                 refuse_torn(found)
             _settle_end(fs, found)

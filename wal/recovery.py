@@ -33,7 +33,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
-from wal.errors import CorruptLogError, FrameError, IdentityMismatchError, TornTailError
+from wal.errors import (
+    CorruptLogError,
+    FrameError,
+    IdentityMismatchError,
+    LostLogError,
+    TornTailError,
+)
 from wal.filesystem import Filesystem, ReadFilesystem
 from wal.frame import Kind
 from wal.reader import CHUNK_BYTES, Frame, Rest, Stop, read_frames, scan_frames
@@ -61,6 +67,7 @@ __all__ = [
     "cut",
     "read_frames",
     "recover",
+    "refuse_lost",
     "refuse_torn",
     "segment_numbers",
 ]
@@ -138,6 +145,12 @@ def refuse_torn(found: Recovered) -> None:
     if found.torn is not None:
         torn = found.torn
         raise TornTailError(found.directory, torn.position, torn.bytes, torn.reason)
+
+
+def refuse_lost(found: Recovered) -> None:
+    """Raise LostLogError if no segment is left, for an owner who knows that the log had begun."""
+    if not found.number:
+        raise LostLogError(found.directory)
 
 
 def cut(fs: Filesystem, found: Recovered) -> None:

@@ -42,7 +42,7 @@ def history_of(operations: Iterable[Op]) -> History:
 def replicas_of(world: World, group: GroupId) -> list[Replica]:
     """Return what each node that is up holds of a group, and how far it has applied."""
     replicas = []
-    for node in world.nodes.values():
+    for node in world.members():
         if not node.up:
             continue
         machine = node.machine(group)

@@ -45,6 +45,11 @@ class Mark(Enum):
     UNKNOWN = "a client does not know what became of an operation"
     REFUSED = "an operation is refused for certain"
     NO_LEADER = "a fault begins while nobody leads"
+    SHORT_MENDED = "a write that was cut short is made again"
+    ROT_REFUSED = "a start refuses bits that turned over"
+    ROT_READ = "a running node reads bits that turned over, and ends"
+    WIPE_REFUSED = "a wiped node stays out"
+    SWAP_REFUSED = "a start refuses another node's directory"
 
 
 MARKS: Final = tuple(Mark)

@@ -5,18 +5,22 @@ what is durable. `File.datasync` makes a file's content durable, `sync_dir` the 
 directory; nothing else does. Killing a process leaves both alone; `power_loss` throws the visible
 state away, and either keeps nothing that was unsynced, or tears: a drawn subset of the unsynced
 512-byte sectors of each file, and a prefix of the directory's unsynced changes.
+
+What lies at rest can be hurt as well: `flip` turns a bit over, `wipe` empties the directory, `exchange`
+gives two disks each other's content. `at_rest` reads what is durable.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from cluster.sim.rng import Stream
 from wal.errors import LockedError
-from wal.filesystem import Buffer
+from wal.filesystem import Buffer, ReadFilesystem
 
 __all__ = ["SECTOR_BYTES", "DiskOperation", "PowerCut", "SimDisk", "Trap"]
 
@@ -63,6 +67,14 @@ class _Inode:
         self.content = bytearray()
         self.durable = bytearray()
         self.dirty: list[tuple[int, int]] = []
+
+    def is_settled(self, offset: int) -> bool:
+        """Tell whether a byte is durable, and nothing newer is on its way over it."""
+        if offset >= min(len(self.content), len(self.durable)):
+            return False
+        if self.content[offset] != self.durable[offset]:
+            return False
+        return not any(start <= offset < end for start, end in self.dirty)
 
     def write(self, offset: int, block: bytes) -> None:
         end = offset + len(block)
@@ -180,8 +192,46 @@ class _SimFile:
         self._disk.check_write()
         if self._disk.full and offset + len(block) > len(self._inode.content):
             raise OSError(errno.ENOSPC, "No space left on device")
+        self._disk.cut_short(self._path, self._inode, offset, block)
         self._inode.write(offset, block)
         self._disk.end(DiskOperation.WRITE, self._path)
+
+
+class _RestingFile:
+    """`wal.filesystem.ReadFile` over what is durable."""
+
+    __slots__ = ("_durable",)
+
+    def __init__(self, durable: bytearray) -> None:
+        self._durable = durable
+
+    def pread(self, length: int, offset: int) -> bytes:
+        return bytes(self._durable[offset : offset + length])
+
+    def size(self) -> int:
+        return len(self._durable)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class _AtRest:
+    """`wal.filesystem.ReadFilesystem` over what a power cut would leave."""
+
+    def __init__(self, names: Mapping[str, _Inode]) -> None:
+        self._names = names
+
+    def open_read(self, path: str) -> _RestingFile:
+        inode = self._names.get(path)
+        if inode is None:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+        return _RestingFile(inode.durable)
+
+    def exists(self, path: str) -> bool:
+        return path in self._names
+
+    def listdir(self, path: str) -> list[str]:
+        return _names_in(self._names, path)
 
 
 class _SimLock:
@@ -208,6 +258,13 @@ class SimDisk:
         """How many of the next syncs fail with EIO; the pages they covered are dropped."""
         self.failing_writes = 0
         """How many of the next writes fail with EIO, before anything is written."""
+        self.short: tuple[Stream, int] | None = None
+        """The next write stores a part drawn from a stream, and fails with this errno."""
+        self.shorts_mended = 0
+        """Writes that were cut short and then made again, whole."""
+        self.kept: dict[str, str] = {}
+        """The small files beside the log that a node reads at its start, by name. They are written
+        atomically and durably, and not by way of the operations that a crash can tell apart."""
         self.fuse: int | None = None
         """How many more changing operations succeed before `PowerCut` is raised; None: all."""
         self.trap: Trap | None = None
@@ -217,12 +274,15 @@ class SimDisk:
         self._durable_names: dict[str, _Inode] = {}
         self._pending: list[tuple[str, str, _Inode | None]] = []
         """Unsynced directory changes in order: (path, source of a rename or "", inode)."""
+        self._shortened: dict[str, int] = {}
+        """Where a write to a file began that was cut short and not made again yet."""
 
     # ---- faults --------------------------------------------------------------------------
 
     def process_died(self) -> None:
         """Release what the kernel releases when a process dies; the cache stays."""
         self.locks.clear()
+        self._shortened.clear()
         self.fuse = None
 
     def power_loss(self, stream: Stream | None) -> None:
@@ -264,6 +324,60 @@ class SimDisk:
             self.failing_writes -= 1
             raise OSError(errno.EIO, "Input/output error")
 
+    def cut_short(self, path: str, inode: _Inode, offset: int, block: bytes) -> None:
+        """Store a part of a block and fail, if that is what the next write does."""
+        if self.short is None or not block:
+            if self._shortened.get(path, -1) == offset:
+                del self._shortened[path]
+                self.shorts_mended += 1
+            return
+        (stream, code), self.short = self.short, None
+        inode.write(offset, block[: stream.below(len(block))])
+        self._shortened[path] = offset
+        raise OSError(code, os.strerror(code), path)
+
+    @property
+    def at_rest(self) -> ReadFilesystem:
+        """What is durable, to be read."""
+        return _AtRest(self._durable_names)
+
+    def is_settled(self, path: str, offset: int) -> bool:
+        """Tell whether a byte is durable under a durable name, and nothing is about to change it."""
+        inode = self._names.get(path)
+        return inode is self._durable_names.get(path) and (
+            inode is not None and inode.is_settled(offset)
+        )
+
+    def flip(self, path: str, offset: int, bit: int) -> None:
+        """Turn over one bit of a settled byte."""
+        assert self.is_settled(path, offset), f"{path}: byte {offset} is not at rest"
+        inode = self._names[path]
+        inode.content[offset] ^= 1 << bit
+        inode.durable[offset] ^= 1 << bit
+
+    def holds(self, path: str, offset: int, value: int) -> bool:
+        """Tell whether a byte has a value, as a reader sees it."""
+        inode = self._names.get(path)
+        return inode is not None and inode.content[offset : offset + 1] == bytes([value])
+
+    def byte(self, path: str, offset: int) -> int:
+        """Return one byte, as a reader sees it."""
+        return self._find(path).content[offset]
+
+    def wipe(self) -> None:
+        """Empty the directories, for good; `kept` stays."""
+        self._names.clear()
+        self._durable_names.clear()
+        self._pending.clear()
+        self._shortened.clear()
+
+    def exchange(self, other: SimDisk) -> None:
+        """Give each of two disks the directories of the other one; `kept` stays."""
+        self._names, other._names = other._names, self._names
+        self._durable_names, other._durable_names = other._durable_names, self._durable_names
+        self._pending, other._pending = other._pending, self._pending
+        self._shortened, other._shortened = other._shortened, self._shortened
+
     def check_sync(self) -> None:
         """Fail a sync if one is to fail."""
         if self.failing_syncs:
@@ -294,8 +408,7 @@ class SimDisk:
 
     def listdir(self, path: str) -> list[str]:
         """See `Filesystem.listdir`."""
-        start = len(path) + 1
-        return sorted(name[start:] for name in self._names if name.rpartition("/")[0] == path)
+        return _names_in(self._names, path)
 
     def rename(self, source: str, target: str) -> None:
         """See `Filesystem.rename`."""
@@ -355,6 +468,11 @@ class SimDisk:
             names.pop(path, None)
         else:
             names[path] = inode
+
+
+def _names_in(names: Mapping[str, _Inode], path: str) -> list[str]:
+    start = len(path) + 1
+    return sorted(name[start:] for name in names if name.rpartition("/")[0] == path)
 
 
 def _meets(trap: Trap, kind: DiskOperation, path: str) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cluster.sim.atlas import FaultAtlas
 from cluster.sim.coverage import Mark
+from cluster.sim.damage import DamagePlay, RotMoment
 from cluster.sim.plan import MS
 from cluster.sim.rng import Stream
-from cluster.sim.schedule import DEATHS, Fault, FaultKind
+from cluster.sim.schedule import DAMAGE, DEATHS, Fault, FaultKind
 from node.raft.types import NodeId
 
 if TYPE_CHECKING:
@@ -37,8 +39,15 @@ class FaultPlay:
         self._down: dict[NodeId, set[int]] = {node: set() for node in world.nodes}
         self._paused: dict[NodeId, set[int]] = {node: set() for node in world.nodes}
         self._restarts = Stream(world.plan.seed, "restarts")
+        self._damage = DamagePlay(world)
+        self._swaps: dict[int, tuple[Fault, tuple[NodeId, ...]]] = {}
         self._exits = 0
         self._healed = False
+
+    @property
+    def atlas(self) -> FaultAtlas:
+        """What was damaged so far, and what may be."""
+        return self._damage.atlas
 
     def schedule(self, faults: Sequence[Fault]) -> None:
         """Put the faults on the heap."""
@@ -46,12 +55,22 @@ class FaultPlay:
             self._world.heap.at(fault.at_ns, self._begin, fault)
 
     def heal(self) -> None:
-        """End everything: links whole, disks well, every process up."""
-        self._healed = True
+        """End everything: links whole, disks well, every process up.
+
+        Who rots is started again, so that it notices or needs it no more; what rotted or was wiped
+        stays out.
+        """
         world = self._world
+        for number in sorted(self._swaps):
+            self._put_back(number)
+        self._healed = True
         world.network.heal()
         for node in world.nodes.values():
+            if node.up and node.node in self.atlas.flips:
+                node.kill()
+                world.connection_lost(node.node)
             node.disk.full = False
+            node.disk.short = None
             node.disk.failing_syncs = node.disk.failing_writes = 0
             node.times.slow = 0
             node.clock.run_at(1000)
@@ -75,6 +94,11 @@ class FaultPlay:
         if self._healed:
             return
         victims = self._victims(fault)
+        if fault.kind in DAMAGE:
+            victims = self._damage.spare(fault, victims)
+            if not victims:
+                self._world.note(f"fault {fault} spares everybody: too few good copies are left")
+                return
         if fault.kind in DEATHS and fault.amount:
             self._await_write(fault, victims)
             return
@@ -102,6 +126,8 @@ class FaultPlay:
                 self._kill(node, fault)
             for node in victims:
                 at(end, self._end_death, node, fault.number)
+        elif fault.kind in DAMAGE:
+            self._hurt(fault, victims, end)
         elif fault.kind is FaultKind.PAUSE:
             for node in victims:
                 self._pause(node, fault.number)
@@ -122,6 +148,54 @@ class FaultPlay:
             for node in victims:
                 self._change_disk(node, fault, 1)
                 at(end, self._end_disk, node, fault)
+
+    def _hurt(self, fault: Fault, victims: tuple[NodeId, ...], end: int) -> None:
+        """Take away what is stored, or a part of it."""
+        at, damage = self._world.heap.at, self._damage
+        if fault.kind is FaultKind.SWAP:
+            for node in victims:
+                self._kill(node, fault)
+            damage.swap(fault, victims)
+            self._swaps[fault.number] = fault, victims
+            for node in victims:
+                self._end_death(node, fault.number)  # in vain: what it finds is another's
+            at(end, self._put_back, fault.number)
+            return
+        for node in victims:
+            if fault.kind is FaultKind.WIPE:
+                self._kill(node, fault)
+                damage.wipe(fault, node)
+                at(end, self._end_death, node, fault.number)
+            elif fault.kind is FaultKind.ROT:
+                self._rot(fault, node, end)
+            else:
+                damage.shorten(fault, node)
+                at(end, self._end_short, node)
+
+    def _rot(self, fault: Fault, node: NodeId, end: int) -> None:
+        moment = self._damage.moment_of_rot(fault, node)
+        if moment is not RotMoment.RUNNING:
+            self._kill(node, fault)
+        if moment is RotMoment.STARTED:
+            self._end_death(node, fault.number)
+        self._damage.rot(fault, node)
+        if moment is RotMoment.DOWN:
+            self._world.heap.at(end, self._end_death, node, fault.number)
+
+    def _end_short(self, node: NodeId) -> None:
+        self._world.nodes[node].disk.short = None
+
+    def _put_back(self, number: int) -> None:
+        """Put swapped directories back, and start their nodes."""
+        if number not in self._swaps:
+            return
+        fault, pair = self._swaps.pop(number)
+        for node in pair:
+            self._kill(node, fault)
+        self._damage.swap(fault, pair)
+        for node in pair:
+            self._world.nodes[node].out = ""
+            self._end_death(node, fault.number)
 
     def _victims(self, fault: Fault) -> tuple[NodeId, ...]:
         """Resolve the victims' role as things stand now."""
@@ -160,13 +234,18 @@ class FaultPlay:
             self._boot(node)
 
     def _boot(self, node: NodeId) -> None:
-        """Start a node; now and then the power fails again in the middle of its recovery."""
+        """Start a node; now and then the power fails again in the middle of its recovery.
+
+        Who refused what it found stays out, until it is put right.
+        """
+        if self._world.nodes[node].out:
+            return
         fuse = None
         if not self._healed and self._restarts.chance(_FUSE_PERMILLE):
             fuse = self._restarts.below(_FUSE_MAX)
         victim = self._world.nodes[node]
         if not victim.boot(fuse):
-            if not self._down[node]:
+            if not self._down[node] and not victim.out:
                 self._world.note(f"node {node} loses power while it recovers")
                 self._world.sometimes(Mark.POWER_IN_RECOVERY)
                 self.restart_later(node)

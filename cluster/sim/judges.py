@@ -111,9 +111,10 @@ def findings_of(world: World) -> list[Finding]:
         for finding in found:
             finding.judge = f"{finding.judge} by {way.value}"
         findings += found
-    if len(world.nodes) > 1:
+    members = world.members()
+    if len(members) > 1:
         findings += [check_replicas(replicas_of(world, group)) for group in world.groups]
-    places = [LogPlace(f"n{node.node}", node.disk, _LOG) for node in world.nodes.values()]
+    places = [LogPlace(f"n{node.node}", node.disk, _LOG) for node in members]
     return findings + check_logs(places)
 
 

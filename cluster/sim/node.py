@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from cluster.sim.disk import PowerCut, SimDisk
@@ -18,9 +19,12 @@ from cluster.sim.heap import EventHeap
 from cluster.sim.network import Network
 from cluster.sim.plan import MS, Plan
 from cluster.sim.rng import Stream
+from node import identity
 from node.assembly import Member, Ports, assemble
 from node.client_wire import WriteRequest, decode_request
 from node.codec import Sender, WireError, decode_peer_frame, encode_append, encode_control
+from node.exits import StartError
+from node.identity import IDENTITY_FILE, Identity, encode_identity
 from node.limits import DISK_FULL_RETRY_NS, FORGET_JITTER_NS
 from node.multiraft import MultiRaft
 from node.ports import FrozenState, Outcome, Outcomes, StateMachine, StoredGroup
@@ -28,15 +32,33 @@ from node.raft.messages import Append, Message
 from node.raft.types import BatchMeta, Buffer, GroupId, NodeId
 from node.snapshots import SnapshotStore
 from node.store import WalStore, stored_groups
-from wal import AppendHandle, JobRunner, Log, LogIdentity, OpenOptions, SegmentIO
+from wal import (
+    AppendHandle,
+    JobRunner,
+    Log,
+    LogIdentity,
+    OpenOptions,
+    Recovered,
+    SegmentIO,
+)
 from wal.driver import OnComplete
-from wal.errors import CorruptLogError, WalError
+from wal.errors import CorruptLogError, IdentityMismatchError, WalError
 
-__all__ = ["CLUSTER_ID", "Assemble", "NodeWorld", "SimClock", "SimNode", "client_identity"]
+__all__ = [
+    "CLUSTER_ID",
+    "LOG_DIRECTORY",
+    "SNAPSHOT_DIRECTORY",
+    "Assemble",
+    "NodeWorld",
+    "SimClock",
+    "SimNode",
+    "client_identity",
+]
 
 CLUSTER_ID = b"raftdeck-sim-01!"
-_DIRECTORY = "wal"
-_SNAPSHOTS = "snap"
+LOG_DIRECTORY = "wal"
+SNAPSHOT_DIRECTORY = "snap"
+_COUNTED = "INCARNATION"
 _CLIENT_BYTES = 4
 
 Assemble = Callable[[Member, Mapping[GroupId, StoredGroup], Ports], MultiRaft]
@@ -78,6 +100,12 @@ class NodeWorld(Protocol):
 
     def died(self, node: SimNode, reason: str) -> None:
         """Take the news that a node's process has ended by itself."""
+
+    def refused(self, node: SimNode, error: Exception) -> None:
+        """Take the news that a node refuses what it finds on its disk; without a cause it is a bug."""
+
+    def found_damage(self, node: SimNode, error: Exception) -> None:
+        """Take the news that a running node met damage on its disk, and ends."""
 
 
 class SimClock:
@@ -141,9 +169,13 @@ class SimNode:
     """A node that can be killed, cut off from power, stopped, and started again."""
 
     def __init__(self, world: NodeWorld, number: int, build: Assemble = assemble) -> None:
-        """Make a node that is down and has an empty disk."""
+        """Make a node that is down, and whose directory was prepared by a launcher."""
         self.node = NodeId(number)
         self.disk = SimDisk()
+        self._identity = Identity(CLUSTER_ID.hex(), number)
+        self.disk.kept[IDENTITY_FILE] = encode_identity(self._identity)
+        self.out = ""
+        """Why the node refuses to start from what it found; empty if it does not."""
         self.times = replace(world.plan.disk)
         self.up = False
         self.paused = False
@@ -199,18 +231,23 @@ class SimNode:
     # ---- life ----------------------------------------------------------------------------
 
     def boot(self, fuse: int | None = None) -> bool:
-        """Recover and start; False if the disk failed, or power did after `fuse` operations."""
+        """Recover and start; False if the disk failed, power did after `fuse` operations, or `out`."""
         assert not self.up
         plan = self._world.plan
         self.incarnation += 1
         self._sender = Sender(CLUSTER_ID, self.node, self.incarnation)
         self.disk.fuse = fuse
-        options = OpenOptions(plan.policy, self._make_driver, self._draw_uid)
+        kept = self.disk.kept
+        begun = _COUNTED in kept
+        options = OpenOptions(plan.policy, self._make_driver, self._draw_uid, begun=begun)
         try:
+            text = kept.get(IDENTITY_FILE)
+            identity.recognise(Path(), None if text is None else text.encode(), self._identity)
             log, found = Log.open(
-                self.disk, _DIRECTORY, LogIdentity(CLUSTER_ID, self.node), options
+                self.disk, LOG_DIRECTORY, LogIdentity(CLUSTER_ID, self.node), options
             )
-            snapshots = self._open_snapshots()
+            self._store = WalStore(log, found, self._wake)
+            self._multi = self._assembled(found)
         except PowerCut:
             self._forget()
             self.power_loss()
@@ -218,11 +255,22 @@ class SimNode:
         except OSError as error:
             self._exit(f"cannot open its log: {error}")
             return False
-        except CorruptLogError as error:
-            raise AssertionError(f"node {self.node} finds its log corrupt: {error}") from error
+        except (CorruptLogError, IdentityMismatchError, StartError) as error:
+            self.kill()
+            self.out = str(error)
+            self._world.refused(self, error)
+            return False
         self.disk.fuse = None
         self.tore = found.torn is not None
-        self._store = WalStore(log, found, self._wake)
+        for number, group in self._multi.groups.items():
+            group.machine = _Observed(group.machine, self._world, (self.node, number))
+        self.up = True
+        self._world.started(self)
+        self._arm_timer()
+        return True
+
+    def _assembled(self, found: Recovered) -> MultiRaft:
+        plan = self._world.plan
         member = Member(
             node=self.node,
             voters=tuple(NodeId(node) for node in plan.node_ids),
@@ -234,22 +282,16 @@ class SimNode:
             compaction=plan.compaction,
             compression=plan.compression,
         )
-        ports = Ports(self.clock, self, self._store, self, snapshots)
-        self._multi = self._build(member, stored_groups(found), ports)
-        for number, group in self._multi.groups.items():
-            group.machine = _Observed(group.machine, self._world, (self.node, number))
-        self.up = True
-        self._world.started(self)
-        self._arm_timer()
-        return True
+        ports = Ports(self.clock, self, self.store, self, self._open_snapshots())
+        return self._build(member, stored_groups(found), ports)
 
     def _open_snapshots(self) -> SnapshotStore:
         """Open the snapshots on the same disk; their thread is events as well."""
-        self.disk.mkdirs(_SNAPSHOTS)
-        io = SegmentIO(self.disk, _SNAPSHOTS)
+        self.disk.mkdirs(SNAPSHOT_DIRECTORY)
+        io = SegmentIO(self.disk, SNAPSHOT_DIRECTORY)
         self._operations = HeapOperations(io, self._heap, self.times, self._stream)
-        identity = LogIdentity(CLUSTER_ID, self.node)
-        return SnapshotStore(self.disk, _SNAPSHOTS, identity, self._operations, self._wake)
+        owner = LogIdentity(CLUSTER_ID, self.node)
+        return SnapshotStore(self.disk, SNAPSHOT_DIRECTORY, owner, self._operations, self._wake)
 
     def kill(self) -> None:
         """End the process at once; the disk's cache survives."""
@@ -330,7 +372,8 @@ class SimNode:
         self._world.submitted(self.node, handle)
 
     def synced(self, count: int) -> None:
-        """See `StorageObserver`."""
+        """See `StorageObserver`. From the first time on a start counts, and must find a log."""
+        self.disk.kept.setdefault(_COUNTED, "1")
         self._world.synced(self.node, count)
 
     def wrote(self) -> None:
@@ -376,6 +419,10 @@ class SimNode:
                 messages.append(frame)  # type: ignore[arg-type]  # a Message, by value
         try:
             multi.turn(self.clock.now_ns(), messages, self._world.plan.apply_ns)
+        except CorruptLogError as error:
+            self._world.found_damage(self, error)
+            self._exit(str(error))
+            return
         except WalError as error:
             self._exit(str(error))
             return

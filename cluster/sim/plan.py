@@ -31,6 +31,7 @@ _FILL_STEP_BYTES = 16 << 10
 _LITE_FAULTS = (3, 7)
 _LITE_OPERATIONS_MIN = 60
 _SOAK_FAULTS = (30, 60)
+_SOAK_DAMAGE = (2, 3, 4, 5)
 _PREPARATIONS: tuple[Prepare, ...] = ("recycle", "append", "zero_fill", "fallocate")
 
 
@@ -185,7 +186,7 @@ def _draw_soak(seed: int) -> Plan:
         nodes=stream.pick((3, 5, 5, 7)),
         operations=10 * plan.operations,
         safety_ns=60 * SECOND,
-        faults=draw_faults(seed, 60 * SECOND, counts=_SOAK_FAULTS),
+        faults=draw_faults(seed, 60 * SECOND, counts=_SOAK_FAULTS, damage=_SOAK_DAMAGE),
         profile="soak",
     )
 

@@ -119,6 +119,11 @@ class RecordedWorld(World):
         super().died(node, reason)
         self.happened("crashed", f"n{node.node} ended by itself: {reason}", node.node)
 
+    def refused(self, node: SimNode, error: Exception) -> None:
+        """See `NodeWorld`."""
+        super().refused(node, error)
+        self.happened("crashed", f"n{node.node} refuses to start: {error}", node.node)
+
     def turned(self, node: SimNode, messages: Sequence[Message], requests: int) -> None:
         """See `NodeWorld`."""
         super().turned(node, messages, requests)
@@ -163,7 +168,10 @@ class RecordedWorld(World):
         state = ProcessState.RUNNING if node.up else ProcessState.KILLED
         if node.up and node.paused:
             state = ProcessState.FROZEN
-        truth = ProcessTruth(state, "system", life.since_ms, life.starts)
+        if node.out:
+            state = ProcessState.CRASHED
+        last_log = (node.out,) if node.out else ()
+        truth = ProcessTruth(state, "system", life.since_ms, life.starts, last_log=last_log)
         if not node.up:
             return NodeFrame(node.node, truth)
         now = node.clock.now_ns()

@@ -12,7 +12,7 @@ from enum import Enum
 
 from cluster.sim.rng import Stream
 
-__all__ = ["ALL_KINDS", "DEATHS", "Fault", "FaultKind", "draw_faults"]
+__all__ = ["ALL_KINDS", "DAMAGE", "DEATHS", "Fault", "FaultKind", "draw_faults"]
 
 _MS = 1_000_000
 
@@ -56,7 +56,19 @@ class FaultKind(Enum):
     """The clocks of victims run at `amount` permille of the others' rate."""
     CLOCK_JUMP = "clock-jump"
     """The clocks of victims jump `amount` ms ahead, once."""
+    SHORT_WRITE = "short-write"
+    """The next write of victims stores a drawn part and fails: ENOSPC, with an `amount` EIO."""
+    ROT = "rot"
+    """`amount` bits of what lies on the victims' disks turn over, where a start can tell."""
+    WIPE = "wipe"
+    """As CRASH, and the directory is emptied; with an `amount` only its log and snapshots are."""
+    SWAP = "swap"
+    """A victim and another node die and return with each other's directories until the end; with
+    an `amount` only their logs and snapshots change places."""
 
+
+DAMAGE = (FaultKind.SHORT_WRITE, FaultKind.ROT, FaultKind.WIPE, FaultKind.SWAP)
+"""What becomes of what is stored. Drawn apart from all others (`_draw_damage`)."""
 
 DEATHS = (FaultKind.CRASH, FaultKind.POWER)
 """With an `amount` they wait (not long) for a write of the first victim, and hit in its middle."""
@@ -81,7 +93,13 @@ _WEIGHTS: tuple[tuple[FaultKind, int], ...] = (
     (FaultKind.CLOCK_RATE, 1),
     (FaultKind.CLOCK_JUMP, 1),
 )
-ALL_KINDS = tuple(kind for kind, _ in _WEIGHTS)
+_DAMAGE_WEIGHTS = (
+    (FaultKind.SHORT_WRITE, 3),
+    (FaultKind.ROT, 4),
+    (FaultKind.WIPE, 2),
+    (FaultKind.SWAP, 2),
+)
+ALL_KINDS = tuple(kind for kind, _ in (*_WEIGHTS, *_DAMAGE_WEIGHTS))
 _VICTIMS = ("leader", "leader", "leader", "one", "one", "minority", "majority", "all")
 MID_WRITE_PERMILLE = 500
 _ONE_VICTIM = ("leader", "leader", "one")
@@ -98,6 +116,9 @@ _WHOLE = (FaultKind.LOSS, FaultKind.DELAY, FaultKind.CORRUPT, FaultKind.BRIDGE, 
 """Of the network, not of some nodes."""
 FAULTS_MIN = 3
 FAULTS_MAX = 9
+DAMAGE_COUNTS = (0, 0, 0, 1, 1, 2)
+"""Half of the seeds damage nothing: whatever is lost for good leaves less for other faults to hit."""
+ROT_BITS_MAX = 3
 STORY_PERMILLE = 400
 
 
@@ -127,17 +148,28 @@ def draw_faults(
     until_ns: int,
     kinds: Collection[FaultKind] = ALL_KINDS,
     counts: tuple[int, int] = (FAULTS_MIN, FAULTS_MAX),
+    damage: Sequence[int] = DAMAGE_COUNTS,
 ) -> tuple[Fault, ...]:
     """Draw the faults of a seed, in the order of their times.
 
-    Single ones of the kinds given, and now and then a story of several that follow each other.
+    Single ones of the kinds given, now and then a story of several that follow each other, and
+    damage to what is stored, as often as one of `damage` says. Damage takes numbers behind all
+    others and draws from streams of its own: a seed without it has the same other faults.
     """
     stream = Stream(seed, "faults")
     count = stream.between(*counts)
     weighted = [kind for kind, weight in _WEIGHTS if kind in kinds for _ in range(weight)]
+    weighted = weighted or [kind for kind, weight in _WEIGHTS for _ in range(weight)]
     faults = [_draw_fault(seed, number, until_ns, weighted) for number in range(count)]
     if stream.chance(STORY_PERMILLE):
         faults += _draw_story(Stream(seed, "story"), count, until_ns)
+    damaging = [kind for kind, weight in _DAMAGE_WEIGHTS if kind in kinds for _ in range(weight)]
+    if damaging:
+        times = Stream(seed, "damage").pick(damage)
+        faults += [
+            _draw_damage(seed, number, until_ns, damaging)
+            for number in range(len(faults), len(faults) + times)
+        ]
     return tuple(sorted(faults, key=lambda fault: (fault.at_ns, fault.number)))
 
 
@@ -187,6 +219,18 @@ def _draw_story(stream: Stream, number: int, until_ns: int) -> list[Fault]:
                 Fault(number, start, FaultKind.POWER, "all", first, stream.below(2)),
                 Fault(number + 1, start + gap, FaultKind.POWER, "all", second, stream.below(2)),
             ]
+
+
+def _draw_damage(seed: int, number: int, until_ns: int, kinds: Sequence[FaultKind]) -> Fault:
+    stream = Stream(seed, "damage", number)
+    kind = stream.pick(kinds)
+    victims = stream.pick(("leader", "one", "one", "minority"))
+    at_ns = stream.between(300 * _MS, until_ns)
+    duration = stream.between(50, 1200)
+    amount = int(stream.chance(300))
+    if kind is FaultKind.ROT:
+        amount = stream.between(1, ROT_BITS_MAX)
+    return Fault(number, at_ns, kind, victims, duration * _MS, amount)
 
 
 def _draw_fault(seed: int, number: int, until_ns: int, kinds: Sequence[FaultKind]) -> Fault:

@@ -126,15 +126,22 @@ class World:
     def _agreed(self) -> bool:
         if not all(client.done for client in self.clients):
             return False
-        if not all(node.up for node in self.nodes.values()):
+        members = self.members()
+        if not all(node.up for node in members):
             return False
         for group in self.groups:
-            applied = {node.multi.groups[group].applied for node in self.nodes.values()}
+            applied = {node.multi.groups[group].applied for node in members}
             if applied != {self.watches[group].committed_index}:
                 return False
             if self.leader(group) is None:
                 return False
         return True
+
+    def members(self) -> list[SimNode]:
+        """Return the nodes that have not lost their disk for good: a quorum at least."""
+        members = [node for node in self.nodes.values() if not node.out]
+        assert 2 * len(members) > len(self.nodes), "the atlas keeps a quorum of good copies"
+        return members
 
     def _what_is_missing(self) -> str:
         waiting = [client.number for client in self.clients if not client.done]
@@ -160,7 +167,7 @@ class World:
             faults=len(self.plan.faults),
             turns=sum(node.turns for node in self.nodes.values()),
             events=self.heap.steps,
-            elections=self.elections + sum(map(_elections, self.nodes.values())),
+            elections=self.elections + sum(map(_elections, self.members())),
             copies=self.copies,
             virtual_ns=self.heap.now,
         )
@@ -175,7 +182,7 @@ class World:
                 replay.apply(meta.base_index, count, body)
             replays.append(replay)
             digests = set()
-            for node in self.nodes.values():
+            for node in self.members():
                 machine = node.machine(group)
                 assert isinstance(machine, KeyValueMachine)
                 digests.add(machine.digest().hex())
@@ -185,6 +192,8 @@ class World:
             result.digests += digests
         if any(node.malformed for node in self.nodes.values()):
             self.sometimes(Mark.CORRUPT_DROPPED)
+        if any(node.disk.shorts_mended for node in self.nodes.values()):
+            self.sometimes(Mark.SHORT_MENDED)
         check_history(history, replays)
         judge_world(self)
         result.operations = len(history)
@@ -285,12 +294,21 @@ class World:
     def started(self, node: SimNode) -> None:
         """See `NodeWorld`."""
         self.note(f"node {node.node} starts, incarnation {node.incarnation}")
+        self._check_disk(node)
         if self.cover is not None:
             self.cover.started(node)
         for number, group in node.multi.groups.items():
             self.watches[number].started(group.core)
             if self.trace is not None:
                 self.trace.observe(self.heap.now, group.core, group.applied)
+
+    def _check_disk(self, node: SimNode) -> None:
+        """Raise if a node has started from a disk that it had to refuse."""
+        atlas, name = self.play.atlas, f"node {node.node}"
+        assert node.node not in atlas.wiped, f"{name} begins anew: what it promised is forgotten"
+        assert node.node not in atlas.swapped, f"{name} starts from another node's directory"
+        flip = atlas.unnoticed(node.node, node.disk)
+        assert flip is None, f"{name} starts from what has rotted: {flip}"
 
     def turned(self, node: SimNode, messages: Sequence[Message], requests: int) -> None:
         """See `NodeWorld`."""
@@ -327,6 +345,27 @@ class World:
         self.sometimes(Mark.EXITED)
         self.connection_lost(node.node)
         self.play.restart_later(node.node)
+
+    def refused(self, node: SimNode, error: Exception) -> None:
+        """See `NodeWorld`: only who was hurt may refuse, and stays out until it is put right."""
+        atlas = self.play.atlas
+        if not atlas.is_hurt(node.node):
+            raise AssertionError(
+                f"node {node.node} refuses a disk that nobody damaged: {error}"
+            ) from error
+        self.note(f"node {node.node} refuses to start: {error}")
+        if node.node in atlas.swapped:
+            self.sometimes(Mark.SWAP_REFUSED)
+        elif node.node in atlas.wiped:
+            self.sometimes(Mark.WIPE_REFUSED)
+        else:
+            self.sometimes(Mark.ROT_REFUSED)
+
+    def found_damage(self, node: SimNode, error: Exception) -> None:
+        """See `NodeWorld`."""
+        if not self.play.atlas.is_hurt(node.node):
+            raise AssertionError(f"node {node.node} finds its log corrupt: {error}") from error
+        self.sometimes(Mark.ROT_READ)
 
     # ---- small parts ---------------------------------------------------------------------
 

@@ -1,11 +1,13 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster.exits import CommandError, Exit
-from cluster.spec import SPEC_FILE, ClusterSpec, load_spec, prepare_data_dir
+from cluster.spec import NODES_FILE, SPEC_FILE, ClusterSpec, load_spec, prepare_data_dir
+from node.identity import Identity, read_identity
 from wal.policy import SyncPolicy
 
 
@@ -94,6 +96,40 @@ def test_what_a_cluster_is_cannot_be_changed(tmp_path, change):
         prepare_data_dir(replace(value, **change))
     assert caught.value.exit_code is Exit.USAGE
     assert load_spec(value.data_dir) == value
+
+
+def test_every_node_gets_its_directory_once(tmp_path):
+    value = spec(tmp_path)
+    value.data_dir.mkdir()
+    prepare_data_dir(value)
+    for node in value.node_ids:
+        assert read_identity(value.node_dir(node)) == Identity(value.cluster_id, node)
+    shutil.rmtree(value.node_dir(2))
+    prepare_data_dir(value)
+    assert not value.node_dir(2).exists(), "it was emptied: nobody makes it anew"
+
+
+def test_a_launcher_that_died_while_it_prepared_prepares_once_more(tmp_path):
+    value = spec(tmp_path)
+    value.data_dir.mkdir()
+    prepare_data_dir(value)
+    (value.data_dir / NODES_FILE).unlink()
+    shutil.rmtree(value.node_dir(2))
+    prepare_data_dir(value)
+    assert read_identity(value.node_dir(2)) == Identity(value.cluster_id, 2)
+    assert json.loads((value.data_dir / NODES_FILE).read_text())["prepared"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"prepared": 3}'])
+def test_a_damaged_list_of_nodes_is_refused_and_left_alone(tmp_path, text):
+    value = spec(tmp_path)
+    value.data_dir.mkdir()
+    prepare_data_dir(value)
+    (value.data_dir / NODES_FILE).write_text(text)
+    with pytest.raises(CommandError, match=r"NODES\.json") as caught:
+        prepare_data_dir(value)
+    assert caught.value.exit_code is Exit.UNFIT
+    assert (value.data_dir / NODES_FILE).read_text() == text
 
 
 def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path):

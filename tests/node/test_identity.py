@@ -10,6 +10,7 @@ from node.identity import (
     IdentityError,
     claim_directory,
     read_identity,
+    recognise_directory,
     write_atomically,
 )
 
@@ -46,6 +47,18 @@ def test_a_log_without_an_identity_is_refused(tmp_path):
         claim_directory(tmp_path, OURS)
     assert caught.value.exit_code == NodeExit.FOREIGN_IDENTITY
     assert not (tmp_path / IDENTITY_FILE).exists()
+
+
+def test_a_prepared_directory_is_recognised_and_an_emptied_one_is_refused(tmp_path):
+    claim_directory(tmp_path, OURS)
+    recognise_directory(tmp_path, OURS)
+    with pytest.raises(IdentityError, match="not to n2"):
+        recognise_directory(tmp_path, Identity(OURS.cluster_id, 2))
+    (tmp_path / IDENTITY_FILE).unlink()
+    with pytest.raises(IdentityError, match="was emptied, and with it the votes") as caught:
+        recognise_directory(tmp_path, OURS)
+    assert caught.value.exit_code == NodeExit.CORRUPT_LOG
+    assert not list(tmp_path.iterdir()), "a refused start writes nothing"
 
 
 def test_a_newer_format_is_refused_by_its_own_code(tmp_path):

@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--parent-pid", type=int)
     parser.add_argument("--lifeline-fd", type=int)
     parser.add_argument("--status-fd", type=int)
+    parser.add_argument("--prepared", action="store_true")
     options = parser.parse_args()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != options.parent_pid:

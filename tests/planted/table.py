@@ -94,9 +94,11 @@ def hunt(name: str, planted: Planted, profile: Profile, seeds: int) -> Found | N
 
 
 def hunt_all() -> Iterator[Found | str]:
-    """Look for every bug of the core in lite, and for those not found there in swarm."""
+    """Look for every bug of core and disks in lite, and for those not found there in swarm."""
     bugs: Any = load("raft_bugs.py")
-    for name, planted in {**bugs.THE_FIVE, **bugs.MORE, **bugs.RARE}.items():
+    damage: Any = load("damage_bugs.py")
+    every = {**bugs.THE_FIVE, **bugs.MORE, **damage.DAMAGE, **bugs.RARE}
+    for name, planted in every.items():
         rare = name in bugs.RARE
         found = hunt(name, planted, "lite", SEEDS)
         if found is None:

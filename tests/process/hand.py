@@ -53,6 +53,8 @@ class Hand:
     ) -> None:
         self.config = replace(config, entry_options=dict(options or {}))
         self.module = module
+        self.prepared = False
+        """Whether it is told that its directory was prepared by a launcher."""
         self.path = config.run_dir.parent / "node.json"
         self.path.write_text(self.config.to_json())
         self.output = config.run_dir.parent / "output.txt"
@@ -62,6 +64,7 @@ class Hand:
     def command(self, parent: str, lifeline: int | None) -> list[str]:
         command = [sys.executable, "-P", "-m", self.module, "--config", str(self.path)]
         command += ["--parent-pid", parent]
+        command += ["--prepared"] if self.prepared else []
         return command + ([] if lifeline is None else ["--lifeline-fd", str(lifeline)])
 
     def start(self) -> Hand:

@@ -1,13 +1,17 @@
 """The simulator is itself on trial: it finds bugs that people have really written."""
 
 import importlib.util
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from cluster.sim.campaign import RunSeed, SeedFailure, run_seed
+from cluster.sim.campaign import RunSeed, SeedFailure, outcome_of, run_seed
+from cluster.sim.plan import draw_plan
+from cluster.sim.schedule import DAMAGE
+from cluster.sim.world import World
 from node.assembly import assemble
 
 PLANTED = Path(__file__).resolve().parents[1] / "planted"
@@ -26,7 +30,8 @@ def load_planted(name: str) -> ModuleType:
 
 
 bugs = load_planted("raft_bugs.py")
-FREQUENT = {**bugs.THE_FIVE, **bugs.MORE}
+damage = load_planted("damage_bugs.py")
+FREQUENT = {**bugs.THE_FIVE, **bugs.MORE, **damage.DAMAGE}
 
 
 RUNS: tuple[RunSeed, ...] = (
@@ -57,6 +62,16 @@ def test_a_planted_bug_is_found(name: str) -> None:
 @pytest.mark.parametrize("name", bugs.RARE)
 def test_a_planted_bug_that_needs_a_coincidence_is_found(name: str) -> None:
     find(name, bugs.RARE[name], range(1, RARE_SEEDS_MAX + 1))
+
+
+@pytest.mark.parametrize("name", damage.DAMAGE)
+def test_a_bug_about_damage_needs_damage_to_be_found(name: str) -> None:
+    with damage.DAMAGE[name]():
+        for seed in range(1, 11):
+            plan = draw_plan(seed)
+            others = tuple(fault for fault in plan.faults if fault.kind not in DAMAGE)
+            outcome = outcome_of(World(replace(plan, faults=others)))
+            assert not isinstance(outcome, SeedFailure), str(outcome)
 
 
 def test_a_found_bug_names_its_property_and_the_command_that_repeats_it() -> None:

@@ -30,7 +30,9 @@ from wal import (
     IdentityMismatchError,
     Kind,
     LockedError,
+    Log,
     LogIdentity,
+    OpenOptions,
     OsFilesystem,
     OtherFormatError,
     RecordHeader,
@@ -59,6 +61,18 @@ def test_a_directory_has_one_writer(tmp_path: Path) -> None:
     log.abort()
     log, _ = open_log(directory=tmp_path / "n1" / "wal")
     log.abort()
+
+
+@pytest.mark.parametrize("left", [(), ("00000001.wal",), ("spare-00000001.free",)])
+def test_a_log_that_had_begun_and_has_no_segment_left_is_a_loss(
+    tmp_path: Path, left: tuple[str, ...]
+) -> None:
+    for name in left:
+        (tmp_path / name).touch()
+    options = OpenOptions(begun=True)
+    with pytest.raises(CorruptLogError, match="the log is gone: it was begun here"):
+        Log.open(OsFilesystem(), str(tmp_path), IDENTITY, options)
+    assert {path.name for path in tmp_path.iterdir()} == {"LOCK", *left}
 
 
 def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
