@@ -51,9 +51,12 @@ def refused(fs: CrashFilesystem) -> CorruptLogError:
     return caught.value
 
 
-def test_a_missing_middle_segment_is_corruption() -> None:
+@pytest.mark.parametrize("newest_holds_something", [True, False])
+def test_a_missing_middle_segment_is_corruption(newest_holds_something: bool) -> None:
     fs = three_segments()
     fs.vanish(SEGMENTS[2])
+    if not newest_holds_something:
+        fs.put(SEGMENTS[3], bytes(4096))
     error = refused(fs)
     assert error.reason == "00000002.wal is missing"
     assert error.position >> 32 == 1
