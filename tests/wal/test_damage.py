@@ -51,9 +51,12 @@ def refused(fs: CrashFilesystem) -> CorruptLogError:
     return caught.value
 
 
-def test_a_missing_middle_segment_is_corruption() -> None:
+@pytest.mark.parametrize("newest_holds_something", [True, False])
+def test_a_missing_middle_segment_is_corruption(newest_holds_something: bool) -> None:
     fs = three_segments()
     fs.vanish(SEGMENTS[2])
+    if not newest_holds_something:
+        fs.put(SEGMENTS[3], bytes(4096))
     error = refused(fs)
     assert error.reason == "00000002.wal is missing"
     assert error.position >> 32 == 1
@@ -74,7 +77,9 @@ def test_a_segment_in_front_of_others_that_holds_nothing_is_corruption(
 def test_a_missing_first_segment_is_corruption() -> None:
     fs = three_segments()
     fs.vanish(SEGMENTS[1])
-    assert "entries 1 to" in refused(fs).reason
+    error = refused(fs)
+    assert "entries 1 to" in error.reason
+    assert error.position == 2 << 32, "the start of the oldest segment that is left"
 
 
 def test_a_missing_first_segment_is_noticed_even_if_nothing_of_the_group_follows() -> None:
@@ -190,7 +195,10 @@ def test_a_damaged_checkpoint_cannot_hide_the_later_jobs_of_its_segment() -> Non
     first = stale.read(SEGMENTS[1])
     old[:4096] = first[:4096]
     fs.put(f"{DIRECTORY}/{newest}", bytes(old))
-    assert refused(fs).evidence is not None
+    error = refused(fs)
+    assert error.evidence is not None
+    assert error.position == 4 << 32
+    assert error.reason == "the start of an earlier use of this file"
 
 
 def planted_frame(fs: CrashFilesystem, *, uid: int = 0, sequence: int = 0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import random
 from collections.abc import Callable, Sequence
 
@@ -286,6 +287,16 @@ def test_an_open_writes_again_what_nothing_proves_durable_and_no_more() -> None:
     assert (found.proved & 0xFFFF_FFFF, found.end & 0xFFFF_FFFF) == (ends[1], ends[2])
     cut(fs, found)
     assert rewritten == [(ends[1], ends[2])]
+
+    log, _ = open_log(fs)
+    for index in itertools.takewhile(lambda _: log.stats().head >> 32 == 1, itertools.count(4)):
+        log.append([batch(index, size=9_000)])
+    log.abort()
+    found = recover(fs, DIRECTORY)
+    assert (found.proved >> 32, found.number) == (1, 2), "the proof lies in the segment before"
+    rewritten.clear()
+    cut(fs, found)
+    assert rewritten == [(0, found.end & 0xFFFF_FFFF)]
 
 
 # ---- ends --------------------------------------------------------------------------------
