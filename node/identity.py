@@ -136,7 +136,7 @@ def _decode(path: Path, text: bytes) -> Identity:
     if not isinstance(cluster_id, str) or type(node) is not int:
         raise IdentityError(
             NodeExit.DATA_DIR_UNUSABLE,
-            f"{path}: not an identity file; restore it, or start the node in an empty directory",
+            f"{path}: not an identity file; restore it: the node does not start without",
         )
     return Identity(cluster_id, node)
 
@@ -167,8 +167,8 @@ def _refuse_orphans(data_dir: Path) -> None:
     if wal_dir.is_dir() and any(wal_dir.glob("*.wal")):
         raise IdentityError(
             NodeExit.FOREIGN_IDENTITY,
-            f"{data_dir}: holds a log but no {IDENTITY_FILE}; restore that file, or start the node"
-            " in an empty directory",
+            f"{data_dir}: holds a log but no {IDENTITY_FILE}; restore that file: the node does not"
+            " start without",
         )
 
 

@@ -63,7 +63,7 @@ class SnapshotError(CorruptLogError):
         super().__init__(path, 0, reason)
         text = (
             f"{path}: {reason}; the log before it is released, so that this node cannot rebuild"
-            " its state: wipe its directory and let it join again, or restore the file"
+            " its state and stays out: restore the file"
         )
         self.args = (text,)
 

@@ -97,7 +97,9 @@ class FaultPlay:
         if fault.kind in DAMAGE:
             victims = self._damage.spare(fault, victims)
             if not victims:
-                self._world.note(f"fault {fault} spares everybody: too few good copies are left")
+                self._world.note(
+                    f"fault {fault} spares everybody: the atlas has nobody left for it"
+                )
                 return
         if fault.kind in DEATHS and fault.amount:
             self._await_write(fault, victims)

@@ -173,6 +173,7 @@ class SimNode:
         self.node = NodeId(number)
         self.disk = SimDisk()
         self._identity = Identity(CLUSTER_ID.hex(), number)
+        self._directory = Path(f"n{number}")
         self.disk.kept[IDENTITY_FILE] = encode_identity(self._identity)
         self.out = ""
         """Why the node refuses to start from what it found; empty if it does not."""
@@ -242,7 +243,9 @@ class SimNode:
         options = OpenOptions(plan.policy, self._make_driver, self._draw_uid, begun=begun)
         try:
             text = kept.get(IDENTITY_FILE)
-            identity.recognise(Path(), None if text is None else text.encode(), self._identity)
+            identity.recognise(
+                self._directory, None if text is None else text.encode(), self._identity
+            )
             log, found = Log.open(
                 self.disk, LOG_DIRECTORY, LogIdentity(CLUSTER_ID, self.node), options
             )

@@ -122,6 +122,16 @@ ROT_BITS_MAX = 3
 STORY_PERMILLE = 400
 
 
+_IN_WORDS = {
+    FaultKind.CRASH: " in the middle of a write",
+    FaultKind.POWER: " in the middle of a write",
+    FaultKind.SHORT_WRITE: " then EIO",
+    FaultKind.WIPE: " of the log alone",
+    FaultKind.SWAP: " of the logs alone",
+}
+"""What an amount means where it is no number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One fault. `victims`: leader, one, minority, majority, all; `number` names its streams."""
@@ -135,8 +145,8 @@ class Fault:
 
     def __str__(self) -> str:
         amount = f" {self.amount}" if self.amount else ""
-        if self.amount and self.kind in DEATHS:
-            amount = " in the middle of a write"
+        if self.amount:
+            amount = _IN_WORDS.get(self.kind, amount)
         return (
             f"#{self.number} at {self.at_ns / 1e9:.3f} s: {self.kind.value}{amount}"
             f" {self.victims} for {self.duration_ns / 1e6:.0f} ms"

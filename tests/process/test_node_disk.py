@@ -118,7 +118,7 @@ def test_a_damaged_snapshot_that_the_log_relies_on_is_65_and_named(start: Start)
     good = {path: path.read_bytes() for path in directory.glob("*.snap")}
     for path, data in good.items():
         path.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
-    refused(start(), 65, str(max(good)), "wipe its directory", "restore the file")
+    refused(start(), 65, str(max(good)), "stays out", "restore the file")
     for path, data in good.items():
         path.write_bytes(data)
     assert get(start().ready(), b"k") == value
