@@ -23,7 +23,7 @@ SEEDS_MAX = 60
 def world() -> World:
     world = World(plan_of(ALL_EVERY, "swarm"))
     world.run()
-    assert len(world.nodes) > 1
+    assert len(world.members()) > 1
     return world
 
 
@@ -36,7 +36,7 @@ def test_a_world_that_held_is_passed_by_every_judge(world: World) -> None:
     assert set(found.values()) == {"pass"}
     for judge in ("linearizable by witness", "linearizable by wgl", "replica equality"):
         assert judge in found
-    assert {f"log of n{node}" for node in world.nodes} < set(found)
+    assert {f"log of n{node.node}" for node in world.members()} < set(found)
     assert {"log matching", "released is held", "one cluster"} < set(found)
 
 
@@ -58,7 +58,7 @@ def test_a_read_of_what_nobody_wrote_is_refused_both_ways(world: World) -> None:
 
 
 def test_a_replica_and_a_log_that_differ_are_named(world: World) -> None:
-    first, second = list(world.nodes.values())[:2]
+    first, second = world.members()[:2]
     disks = first.disk, second.disk
     first.disk = second.disk
     try:
