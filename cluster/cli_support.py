@@ -239,9 +239,18 @@ def _report(error: Exception, state: State) -> int:
     if isinstance(error, CommandError):
         note(f"Error: {error}")
         return int(error.exit_code)
+    if isinstance(error, OSError) and _is_of_output(error):
+        note(f"Error: the output could not be written: {error.strerror}")
+        return int(Exit.UNFIT)
     where = "" if state.debug else "; run it again with --debug for the traceback"
     note(f"Error: internal: {type(error).__name__}: {error}{where}")
     return int(Exit.UNFIT)
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Tell whether the error came from printing: from `click.echo` itself."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return last.name == "echo" and Path(last.filename).parent.name == "click"
 
 
 def _interrupt(*_: object) -> None:

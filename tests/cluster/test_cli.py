@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import pytest
@@ -285,6 +286,17 @@ def test_an_unforeseen_error_has_no_traceback_unless_asked_for(call, monkeypatch
         code, _, err = call(*arguments)
         assert code == 4
         assert "Traceback" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_output_that_takes_nothing_is_told() -> None:
+    with open("/dev/full", "wb") as full:
+        answer = subprocess.run(
+            [sys.executable, "-P", "-m", "cluster.cli", "check", "--help"],
+            stdout=full, stderr=subprocess.PIPE, text=True, env=module_environment(), check=False,
+        )  # fmt: skip
+    assert answer.returncode == Exit.UNFIT
+    assert answer.stderr == "Error: the output could not be written: No space left on device\n"
 
 
 def test_an_interrupt_is_130(call, monkeypatch):
