@@ -24,7 +24,7 @@ from wal import (
     hard_state_record,
     recover,
 )
-from wal.frame import FramePrefix, encode_prefix, release_record
+from wal.frame import FramePrefix, encode_prefix, frame_size, release_record
 from wal.policy import Prepare
 
 SEGMENTS = [f"{DIRECTORY}/{number:08d}.wal" for number in range(12)]
@@ -296,6 +296,30 @@ def test_the_first_write_of_a_log_that_arrived_in_part_is_a_torn_tail(offset: in
     with opened(fs) as log:
         log.append([batch(1)])
     assert spans(recover(fs, DIRECTORY)) == [(1, 1, 1)]
+
+
+def test_a_write_into_a_recycled_segment_whose_beginning_is_lost_is_a_torn_tail() -> None:
+    """Where it began still stands what an earlier use left; only its later frame shows it."""
+    fs = CrashFilesystem()
+    with opened(fs) as log:
+        fill_segments(log, 1, 17)
+        log.release(0, 16, 1)
+        following = fill_segments(log, 18, 9)
+        assert log.stats().segments_recycled
+        head = log.stats().head
+        path = SEGMENTS[head >> 32]
+        before = fs.read(path)
+        log.append([batch(following, size=1_000), batch(following + 1, size=1_000)])
+    start = head & 0xFFFF_FFFF
+    behind = start + frame_size(4 + 1_000)
+    assert before[start:behind].strip(b"\0"), "stale, not blank"
+    whole = fs.read(path)
+    fs.put(path, whole[:start] + before[start:behind] + whole[behind:])
+    found = recover(fs, DIRECTORY)
+    assert found.end == head
+    assert spans(found)[-1] == (1, following - 1, following - 1)
+    assert found.torn is not None
+    assert found.torn.position == head
 
 
 def test_files_that_only_look_like_segments_are_left_alone() -> None:

@@ -121,9 +121,14 @@ def test_files_are_named_by_eight_digits_or_more() -> None:
     assert segment_name(42) == "00000042.wal"
     assert spare_name(42) == "spare-00000042.free"
     assert segment_name(123_456_789) == "123456789.wal"
-    for name in ("0000042.wal", "00000042.wal.tmp", "x00000042.wal", "00000042.WAL", "LOCK"):
-        assert segment_number(name) is None
-        assert spare_number(name) is None
+    wrong = ("{}0000042", "{}000000042", "{}00000000", "x{}00000042", "{}-0000042", "{}0x000042")
+    for form in (f"{each}{end}" for each in wrong for end in (".wal", ".free", ".wal.tmp", "")):
+        for name in (form.format(""), form.format("spare-"), form.format("").upper()):
+            assert segment_number(name) is None, name
+            assert spare_number(name) is None, name
+    assert (segment_number("00000042.wal"), spare_number("00000042.wal")) == (42, None)
+    name = "spare-00000042.free"
+    assert (segment_number(name), spare_number(name)) == (None, 42)
 
 
 # ---- round trips -------------------------------------------------------------------------
