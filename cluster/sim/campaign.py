@@ -11,7 +11,7 @@ from cluster.sim.coverage import Coverage
 from cluster.sim.judges import JudgeError
 from cluster.sim.node import Assemble
 from cluster.sim.plan import DEFAULT_PROFILE, Plan, Profile, draw_plan
-from cluster.sim.world import World, WorldResult
+from cluster.sim.world import RefusalError, World, WorldResult
 from node.assembly import assemble
 from node.raft.invariants import InvariantError
 
@@ -191,7 +191,7 @@ def outcome_of(world: World) -> WorldResult | SeedFailure:
         return world.run()
     except Exception as error:  # whatever a simulated cluster raises is this seed's finding
         kind = type(error).__name__
-        if isinstance(error, InvariantError | JudgeError):
+        if isinstance(error, InvariantError | JudgeError | RefusalError):
             kind = error.name
         place = _place(error)
         text = f"{type(error).__name__}: {error}{place}"

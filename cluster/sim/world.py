@@ -40,12 +40,18 @@ from node.raft.types import (
 from wal import AppendHandle, Kind, Record, RecordHeader
 from wal.frame import body_of_hard_state
 
-__all__ = ["LivenessError", "World", "WorldResult"]
+__all__ = ["LivenessError", "RefusalError", "World", "WorldResult"]
 
 FIRST_GROUP = GroupId(0)
 """The group whose leader a fault means."""
 _LOOK_NS = 20 * MS
 _QUERY_ALL = [2, b"", b"", 0]
+
+
+class RefusalError(AssertionError):
+    """A node refuses, or finds corrupt, a disk that no fault has damaged."""
+
+    name = "only damage is refused"
 
 
 class LivenessError(AssertionError):
@@ -350,7 +356,7 @@ class World:
         """See `NodeWorld`: only who was hurt may refuse, and stays out until it is put right."""
         atlas = self.play.atlas
         if not atlas.is_hurt(node.node):
-            raise AssertionError(
+            raise RefusalError(
                 f"node {node.node} refuses a disk that nobody damaged: {error}"
             ) from error
         self.note(f"node {node.node} refuses to start: {error}")
@@ -364,7 +370,7 @@ class World:
     def found_damage(self, node: SimNode, error: Exception) -> None:
         """See `NodeWorld`."""
         if not self.play.atlas.is_hurt(node.node):
-            raise AssertionError(f"node {node.node} finds its log corrupt: {error}") from error
+            raise RefusalError(f"node {node.node} finds its log corrupt: {error}") from error
         self.sometimes(Mark.ROT_READ)
 
     # ---- small parts ---------------------------------------------------------------------
