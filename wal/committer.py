@@ -257,10 +257,11 @@ class Committer:
             head.durable = max(head.durable, each.durable)
         completed = []
         for each in finished:
+            synced = each.end <= head.durable
             for handle in each.handles:
                 handle.remaining -= 1
                 if handle.remaining == 0:
-                    handle.synced = each.end <= head.durable
+                    handle.synced = synced
                     completed.append(handle)
                     self.queued_bytes -= handle.size
         return completed

@@ -46,7 +46,8 @@ class SyncTimes:
 
 def bucket_of(value: int) -> int:
     """Return the histogram bucket of a count or time: n if 2^(n-1) <= value < 2^n, 0 for 0."""
-    return min(value.bit_length(), BUCKETS - 1)
+    bucket = value.bit_length()
+    return bucket if bucket < BUCKETS else BUCKETS - 1
 
 
 class Driver(Protocol):

@@ -56,11 +56,14 @@ class SegmentIO:
 
     def perform(self, operation: Operation) -> None:
         """Perform one operation; OSError as the disk says. See `wal.operations` on repeating."""
+        # The two of almost every job stand first: a class pattern takes as long as a small write.
+        if type(operation) is Write:
+            self._open(operation.name).pwritev(operation.buffers, operation.offset)
+            return
+        if type(operation) is Sync:
+            self._sync(self._open(operation.name))
+            return
         match operation:
-            case Write(name, offset, buffers):
-                self._open(name).pwritev(buffers, offset)
-            case Sync(name):
-                self._sync(self._open(name))
             case ZeroFill(name, offset, length):
                 self._open(name).zero_fill(offset, length)
             case Create(name):

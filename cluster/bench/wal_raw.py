@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 SEGMENT_BYTES: Final = 64 << 20
 SPARES: Final = 4
-SLICE_BLOCKS: Final = 16
+SLICE_BLOCKS: Final = 32
 """The first block after the other side's turn costs twice the processor time: its code left the caches."""
 BLOCKS: Final[Mapping[str, int]] = {"4KiB": 4 << 10, "64KiB": 64 << 10, "1MiB": 1 << 20}
 PREPARATIONS: Final[tuple[Prepare, ...]] = ("append", "fallocate", "zero_fill", "recycle")
@@ -86,7 +86,7 @@ def raw_limit(directory: Path, turns: Turns, bytes_each: int, say: Say) -> list[
         feed = Feed(1 << 20, index)
         for name, size in BLOCKS.items():
             feed = Feed(size, feed.index)
-            count = max(96, min(1_000, bytes_each // size)) // SLICE_BLOCKS * SLICE_BLOCKS
+            count = max(128, min(1_024, bytes_each // size)) // SLICE_BLOCKS * SLICE_BLOCKS
             ours, bare, totals = [], [], []
             for _ in turns:
                 _stock_up(log, feed)
