@@ -8,18 +8,25 @@ calls is enough.
 
 An order that passes is a proof, whoever proposed it. One that does not pass proves that the
 positions do not explain the answers; another order might. Operations of unknown outcome are placed
-where an answer needs one.
+where an answer needs them: one, or a few that build on each other (a delete, and a compare-and-set that
+expects nothing). Among thousands of them a few are not searched for to the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from cluster.check.history import Operation, Status
 from cluster.check.models import ILLEGAL, Action, Model, State
 
 __all__ = ["NoWitness", "check_witness", "has_positions"]
+
+_CHAIN_MAX: Final = 4
+"""So many operations of unknown outcome in a row are tried where an answer needs some."""
+_STEPS_MAX: Final = 20_000
+"""Per such answer: enough for all pairs of 140, and a tenth of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,8 @@ class _Replay:
                 self._placed.append((op.position, model.looks(action), op.call, op, action))
         self._placed.sort(key=lambda place: place[:3])
         self._state: State = self._model.initial
+        self._steps = 0
+        """How many more may be tried for the answer at hand."""
         self._latest: Operation | None = None
         """The placed operation that was called last."""
 
@@ -68,7 +77,7 @@ class _Replay:
         for position, _, _, op, action in self._placed:
             after = model.step(self._state, action)
             if after is ILLEGAL:
-                self._place_a_loose_one(op, action)
+                self._place_loose_ones(op, action)
                 after = model.step(self._state, action)
             if after is ILLEGAL:
                 reason = f"at position {position} the state is {model.show(self._state)}, not as in"
@@ -83,17 +92,40 @@ class _Replay:
                 self._latest = op
         return None
 
-    def _place_a_loose_one(self, op: Operation, action: Action) -> None:
-        """Place the first operation of unknown outcome that makes `action` possible."""
-        model = self._model
-        for number, (loose, change) in enumerate(self._loose):
-            if loose.call > op.ret:
-                return
-            after = model.step(self._state, change)
-            if after is ILLEGAL or model.step(after, action) is ILLEGAL:
-                continue
-            del self._loose[number]
-            self._state = after
+    def _place_loose_ones(self, op: Operation, action: Action) -> None:
+        """Place the fewest operations of unknown outcome that make `action` possible, if any do."""
+        self._steps = _STEPS_MAX
+        chain: tuple[int, ...] | None = None
+        for length in range(1, _CHAIN_MAX + 1):
+            chain = chain or self._chain(self._state, (), length, op.ret, action)
+        for number in chain or ():
+            loose, change = self._loose[number]
+            self._state = self._model.step(self._state, change)
             if self._latest is None or loose.call > self._latest.call:
                 self._latest = loose
-            return
+        self._loose = [
+            each for number, each in enumerate(self._loose) if number not in (chain or ())
+        ]
+
+    def _chain(
+        self, state: State, used: tuple[int, ...], length: int, until: int, action: Action
+    ) -> tuple[int, ...] | None:
+        """Return `used` and so many more, in an order after which `action` is possible; None: none."""
+        model = self._model
+        for number, (loose, change) in enumerate(self._loose):
+            if loose.call > until or self._steps <= 0:
+                return None
+            if number in used:
+                continue
+            self._steps -= 1
+            after = model.step(state, change)
+            if after is ILLEGAL:
+                continue
+            taken = (*used, number)
+            if length > 1:
+                found = self._chain(after, taken, length - 1, until, action)
+                if found is not None:
+                    return found
+            elif model.step(after, action) is not ILLEGAL:
+                return taken
+        return None

@@ -173,6 +173,28 @@ def test_a_write_of_unknown_outcome_that_a_witness_places_respects_real_time(log
     assert check_witness(history.operations, RegisterModel) is None
 
 
+CHAIN = """
+    0 :invoke :write 1
+    0 :ok :write 1
+    1 :invoke :write 4
+    2 :invoke :cas [4 5]
+    3 :invoke :cas [5 6]
+    4 :invoke :read
+    4 :ok :read {seen}
+    """
+
+
+@pytest.mark.parametrize(("seen", "holds"), [(1, True), (4, True), (5, True), (6, True), (7, False)])
+def test_a_witness_places_operations_of_unknown_outcome_that_build_on_each_other(log, seen, holds):
+    """As in lite seeds 13808 and 19648: a delete, and a compare-and-set that expects nothing."""
+    history = log(CHAIN.format(seen=seen))
+    one, *_, look = history.operations
+    one.position = look.position = 1
+    assert (check_witness(history.operations, RegisterModel) is None) == holds
+    finding, _ = search(history, RegisterModel)
+    assert (finding.verdict is Verdict.PASS) == holds, "the search says the same"
+
+
 def test_what_was_taken_of_unknown_outcome_is_part_of_where_a_search_has_been(log):
     """After write 1, both the open write and the open cas leave 2; only the write can do so twice."""
     history = log(
