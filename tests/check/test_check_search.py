@@ -184,7 +184,9 @@ CHAIN = """
     """
 
 
-@pytest.mark.parametrize(("seen", "holds"), [(1, True), (4, True), (5, True), (6, True), (7, False)])
+@pytest.mark.parametrize(
+    ("seen", "holds"), [(1, True), (4, True), (5, True), (6, True), (7, False)]
+)
 def test_a_witness_places_operations_of_unknown_outcome_that_build_on_each_other(log, seen, holds):
     """As in lite seeds 13808 and 19648: a delete, and a compare-and-set that expects nothing."""
     history = log(CHAIN.format(seen=seen))
