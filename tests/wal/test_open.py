@@ -75,6 +75,13 @@ def test_a_log_that_had_begun_and_has_no_segment_left_is_a_loss(
     assert {path.name for path in tmp_path.iterdir()} == {"LOCK", *left}
 
 
+def test_a_log_that_had_begun_and_is_there_is_opened(tmp_path: Path) -> None:
+    open_log(directory=tmp_path)[0].abort()
+    log, found = Log.open(OsFilesystem(), str(tmp_path), IDENTITY, OpenOptions(begun=True))
+    log.abort()
+    assert found.number == 1
+
+
 def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
     code = (
         "import os, sys; from wal import *; "
