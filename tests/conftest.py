@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -28,6 +29,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SUITE",
         help="run only the long suite SUITE; 'list' names the suites and runs nothing",
     )
+
+
+def pytest_configure() -> None:
+    """Heed signals that whoever started the run ignores (`nohup`, a shell's `&`).
+
+    What is ignored stays so in every child, and the tests interrupt their children.
+    """
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_sessionstart() -> None:
