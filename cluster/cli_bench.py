@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -29,6 +29,13 @@ __all__ = [
     "sim_command",
     "wal_command",
 ]
+
+
+_data_option: Final = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where files are written meanwhile: on the disk to be measured. [the state directory]",
+)
 
 
 @click.group(
@@ -72,11 +79,7 @@ def _node_counts(
     metavar="S",
     help="Per measurement. [2; --quick: 1]",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the logs are written meanwhile: on the disk to be measured. [the state directory]",
-)
+@_data_option
 @json_option
 def replication_command(
     quick: bool, nodes: tuple[int, ...] | None, rounds: int | None, *, seconds: float | None,
@@ -103,11 +106,7 @@ def replication_command(
 
 @verb("dashboard", example="raftdeck bench dashboard --quick")
 @click.option("--quick", is_flag=True, help="Shorter windows, 40 keys, 3 rounds: under 2 minutes.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the logs are written meanwhile. [the state directory]",
-)
+@_data_option
 @json_option
 def dashboard_command(quick: bool, data: Path | None, *, as_json: bool) -> int:
     """Measure the dashboard over eleven nodes: its CPU, what it writes, how soon it answers a key.
@@ -175,11 +174,7 @@ def _policies(
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="Write the charts to this file.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the logs are written meanwhile: on the disk to be measured. [the state directory]",
-)
+@_data_option
 @json_option
 def wal_command(
     quick: bool, rounds: int | None, policies: tuple[str, ...], *, peers: bool, svg: Path | None,
@@ -216,11 +211,7 @@ def wal_command(
     type=click.Path(exists=True, path_type=Path),
     help="A file, or a directory of files. [the sources of the running Python]",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the logs are written meanwhile. [the state directory]",
-)
+@_data_option
 @json_option
 def compression_command(
     quick: bool, source: Path | None, data: Path | None, *, as_json: bool
@@ -242,11 +233,7 @@ def compression_command(
 
 @verb("cwal", example="raftdeck bench cwal --quick")
 @click.option("--quick", is_flag=True, help="3 rounds, 16 MB to read: under 2 minutes.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the files are written meanwhile. [the state directory]",
-)
+@_data_option
 @json_option
 def cwal_command(quick: bool, data: Path | None, *, as_json: bool) -> int:
     """Measure writing and reading CWal files, as CWal's benchmark does, and beyond.
