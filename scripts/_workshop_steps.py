@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from wal import OsFilesystem, SyncPolicy
 from wal.follow import newest
 from wal.segment import offset_of_position
 
-__all__ = ["STEPS", "Step"]
+__all__ = ["STEPS", "Step", "kill_writer"]
 
 SEED_NAIVE: Final = 238
 SEED_OPTIMISED: Final = 17_857
@@ -71,7 +72,7 @@ def crash(stage: Stage) -> None:
     rows = []
     for name, options in (("log, then answer", []), ("answer, then log", ["--unsafe"])):
         place = stage.place()
-        acknowledged = _killed(place, 400, options)
+        acknowledged = kill_writer(place, 400, options)
         with DurableKV(OsFilesystem(), str(place)) as kv:
             found = sum(kv.get(b"key %d" % n) is not None for n in range(1, acknowledged + 1))
         rows.append((name, acknowledged, found, acknowledged - found))
@@ -91,7 +92,7 @@ def crash(stage: Stage) -> None:
         raise LostError(f"{rows[0][3]} acknowledged keys were lost")
 
 
-def _killed(place: Path, after: int, options: Sequence[str]) -> int:
+def kill_writer(place: Path, after: int, options: Sequence[str] = ()) -> int:
     """Run the writer until it has acknowledged so much, kill it, return the last it said."""
     command = [sys.executable, "-m", "scripts.durable_kv", "write", str(place), *options]
     root = Path(__file__).resolve().parent.parent
@@ -106,9 +107,10 @@ def _killed(place: Path, after: int, options: Sequence[str]) -> int:
     finally:
         writer.kill()
         rest = writer.stdout.read().split()
-        writer.wait()
+        code = writer.wait()
         writer.stdout.close()
-    return int(rest[-2]) if len(rest) > 1 else last
+    assert code == -signal.SIGKILL, f"the writer ended by itself, with {code}"
+    return int(rest[-2]) if len(rest) > 1 else last  # the last line may be cut
 
 
 def little(stage: Stage) -> None:

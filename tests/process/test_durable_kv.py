@@ -10,31 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from scripts._workshop_steps import kill_writer
 from scripts.durable_kv import DurableKV
 from tests.wal.crashfs import CrashFilesystem
 from tests.wal.support import ROOT, SMALL
 from wal import OsFilesystem
 
 pytestmark = pytest.mark.process
-
-
-def killed(directory: Path, after: int, *options: str) -> int:
-    """Run the writer, kill it once it has acknowledged `after` keys; return its last number."""
-    command = [sys.executable, "-m", "scripts.durable_kv", "write", str(directory), *options]
-    writer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert writer.stdout is not None
-    last = 0
-    try:
-        for line in writer.stdout:
-            last = int(line)
-            if last >= after:
-                break
-    finally:
-        writer.kill()
-        rest = writer.stdout.read().split()
-        assert writer.wait(20) == -9
-        writer.stdout.close()
-    return int(rest[-2]) if len(rest) > 1 else last  # the last line may be cut
 
 
 def found(directory: Path, acknowledged: int) -> int:
@@ -48,7 +30,7 @@ def found(directory: Path, acknowledged: int) -> int:
 def test_what_was_acknowledged_survives_sigkill_again_and_again(tmp_path: Path) -> None:
     acknowledged = 0
     for life in range(3):
-        acknowledged = killed(tmp_path / "store", acknowledged + 100)
+        acknowledged = kill_writer(tmp_path / "store", acknowledged + 100)
         assert acknowledged >= 100 * (life + 1)
         assert found(tmp_path / "store", acknowledged) == acknowledged
 
@@ -56,7 +38,7 @@ def test_what_was_acknowledged_survives_sigkill_again_and_again(tmp_path: Path) 
 def test_a_store_that_acknowledges_too_early_loses_keys_and_the_check_sees_it(
     tmp_path: Path,
 ) -> None:
-    acknowledged = killed(tmp_path / "store", 1_500, "--unsafe")
+    acknowledged = kill_writer(tmp_path / "store", 1_500, ["--unsafe"])
     there = found(tmp_path / "store", acknowledged)
     assert there < acknowledged
     answer = subprocess.run(
