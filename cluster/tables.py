@@ -157,7 +157,10 @@ def _process(part: NodeFrame) -> str:
     process = part.process
     text = _PROCESSES[process.state]
     if process.state is ProcessState.CRASHED:
-        text += f" (signal {process.signal})" if process.signal else f" (exit {process.exit_code})"
+        if process.signal:
+            text += f" (signal {process.signal})"
+        elif process.exit_code is not None:  # a simulated process has none
+            text += f" (exit {process.exit_code})"
     elif process.state is ProcessState.RUNNING and part.snapshot is None:
         text = "starting"
     elif process.state is ProcessState.RUNNING and not part.fresh:

@@ -252,7 +252,10 @@ def process_words(part: NodeFrame) -> tuple[str, str]:
     if process.state is ProcessState.KILLED:
         return f"sig {process.signal}" if process.signal else "killed", "dead"
     if process.state is ProcessState.CRASHED:
-        return (f"sig {process.signal}" if process.signal else f"exit {process.exit_code}"), "bad"
+        if process.signal:
+            return f"sig {process.signal}", "bad"
+        # A simulated process has no exit code.
+        return ("ended" if process.exit_code is None else f"exit {process.exit_code}"), "bad"
     if process.state is ProcessState.STOPPED:
         return "exited", "dead"
     if process.state is ProcessState.FROZEN:

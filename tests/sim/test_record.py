@@ -7,12 +7,15 @@ from click.testing import CliRunner
 
 from cluster.cli import raftdeck
 from cluster.cli_support import State
+from cluster.frames import ProcessState
 from cluster.recording import Recording
 from cluster.sim.campaign import SeedFailure, run_seed
 from cluster.sim.plan import draw_plan
 from cluster.sim.plan_file import encode_plan
 from cluster.sim.record import record_run
 from cluster.sim.schedule import Fault, FaultKind
+from cluster.tables import status_table
+from dashboard.presenter.nodes import process_words
 
 MS = 1_000_000
 
@@ -51,6 +54,20 @@ def test_a_run_is_recorded_with_its_faults_and_leaders(tmp_path: Path) -> None:
     assert snapshot is not None
     assert snapshot.wal.fsyncs > 0
     assert snapshot.wal.fsync_p99_ns > 0
+
+
+def test_a_node_that_stays_out_is_shown_without_an_exit_code_that_it_does_not_have(
+    tmp_path: Path,
+) -> None:
+    wipe = Fault(0, 2_000 * MS, FaultKind.WIPE, "leader", 700 * MS)
+    outcome = record_run(replace(draw_plan(3), faults=(wipe,)), tmp_path / "run")
+    assert not isinstance(outcome, SeedFailure), outcome
+    with Recording.open(tmp_path / "run") as recording:
+        last = list(recording.frames_since(0))[-1]
+    [out] = [part for part in last.nodes if part.process.state is ProcessState.CRASHED]
+    assert process_words(out) == ("ended", "bad")
+    assert "emptied" in out.process.last_log[0]
+    assert "None" not in status_table(last)
 
 
 def test_being_recorded_changes_nothing_of_the_run(tmp_path: Path) -> None:
