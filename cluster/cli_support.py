@@ -240,6 +240,9 @@ def _report(error: Exception, state: State) -> int:
         note(f"Error: {error}")
         return int(error.exit_code)
     if isinstance(error, OSError) and _is_of_output(error):
+        from wal.console import drop_output
+
+        drop_output()
         note(f"Error: the output could not be written: {error.strerror}")
         return int(Exit.UNFIT)
     where = "" if state.debug else "; run it again with --debug for the traceback"

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -32,10 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Heed signals that whoever started the run ignores (`nohup`, a shell's `&`).
+    """Heed signals that whoever started the run ignores (`nohup`, a shell's `&`), and buffer output.
 
-    What is ignored stays so in every child, and the tests interrupt their children.
+    Both are inherited by every child: the tests interrupt theirs, and a user's have a buffer.
     """
+    os.environ.pop("PYTHONUNBUFFERED", None)
     for number, handler in (
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGQUIT, signal.SIG_DFL),

@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import click
@@ -33,6 +33,7 @@ __all__ = [
     "closing_with",
     "counted",
     "directory_argument",
+    "drop_output",
     "fail",
     "json_option",
     "say",
@@ -126,7 +127,14 @@ def say(text: str, *, nl: bool = True) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        drop_output()
         raise fail(f"standard output: {error.strerror}", EXIT_DAMAGED) from None
+
+
+def drop_output() -> None:
+    """Let standard output go nowhere: what it did not take would be tried again, and fail, at the exit."""
+    with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def counted(count: int, noun: str) -> str:

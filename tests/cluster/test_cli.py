@@ -289,11 +289,13 @@ def test_an_unforeseen_error_has_no_traceback_unless_asked_for(call, monkeypatch
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_an_output_that_takes_nothing_is_told() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_takes_nothing_is_told(unbuffered: str) -> None:
+    environment = module_environment() | {"PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "wb") as full:
         answer = subprocess.run(
             [sys.executable, "-P", "-m", "cluster.cli", "check", "--help"],
-            stdout=full, stderr=subprocess.PIPE, text=True, env=module_environment(), check=False,
+            stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False,
         )  # fmt: skip
     assert answer.returncode == Exit.UNFIT
     assert answer.stderr == "Error: the output could not be written: No space left on device\n"
