@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib
 import json
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO, TypeVar
 
 import click
 
@@ -229,8 +230,20 @@ def run(group: click.Command, arguments: list[str] | None = None) -> int:
     except Exception as error:  # the edge: everything becomes an exit code here
         return _report(error, state)
     finally:
+        _settle(sys.stdout)
+        _settle(sys.stderr)
         signal.signal(signal.SIGTERM, before)
     return code if isinstance(code, int) else int(Exit.HELD)  # an int: `ctx.exit(code)`
+
+
+def _settle(stream: TextIO) -> None:
+    """Send what still waits, or drop it where nobody takes it: a window that was closed, say."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        from wal.console import drop_output
+
+        drop_output(stream)
 
 
 def _report(error: Exception, state: State) -> int:

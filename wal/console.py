@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 
@@ -131,10 +131,14 @@ def say(text: str, *, nl: bool = True) -> None:
         raise fail(f"standard output: {error.strerror}", EXIT_DAMAGED) from None
 
 
-def drop_output() -> None:
-    """Let standard output go nowhere: what it did not take would be tried again, and fail, at the exit."""
+def drop_output(*streams: TextIO) -> None:
+    """Let standard output, or `streams`, go nowhere.
+
+    What was not taken would be tried again at the exit, and make the exit code 120.
+    """
     with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        for stream in streams or (sys.stdout,):
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def counted(count: int, noun: str) -> str:

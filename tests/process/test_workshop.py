@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from scripts import _workshop_stage as stage_module
 from scripts import workshop_wal
 from scripts._workshop_stage import NAIVE, Stage, Variant
-from scripts._workshop_steps import STEPS, crash
+from scripts._workshop_steps import STEPS, crash, kill_writer
 from tests.process.terminal import Terminal
 from tests.wal.support import ROOT
 
@@ -141,9 +141,10 @@ def test_a_terminal_that_goes_away_leaves_nothing_behind(tmp_path: Path) -> None
 
 def test_what_was_lost_is_exit_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: the first writer acknowledges too early as well."""
-    real = crash.__globals__["_killed"]
     monkeypatch.setitem(
-        crash.__globals__, "_killed", lambda place, after, options: real(place, after, ["--unsafe"])
+        crash.__globals__,
+        "kill_writer",
+        lambda place, after, options: kill_writer(place, after, ["--unsafe"]),
     )
     result = CliRunner().invoke(
         workshop_wal.main, ["--auto", "--step", "2", "--only", "--data", str(tmp_path)]
