@@ -127,7 +127,7 @@ def repair_command(directory: str, *, dry_run: bool, as_json: bool) -> None:
     refuses the directory until it is repaired again.
 
     What is lost may have been acknowledged. Where a majority of the cluster is well, do not repair:
-    remove the node's directory, and let it be filled by its peers.
+    restore the directory, or leave the node out; an emptied directory is refused.
     """
     with told(directory), Progress("reading") as progress:
         fs = WatchedFilesystem(progress)

@@ -161,7 +161,7 @@ def _foreign(magic: int, version: int, kind: int) -> FrameError | OtherFormatErr
     if magic == MAGIC and 0 < version < VERSION:
         return OtherFormatError(
             f"record format {version} is older than {VERSION}, the only one that this version reads;"
-            " read it with the raftdeck that wrote it, and begin with an empty directory"
+            " go on with the raftdeck that wrote it, or begin a new cluster"
         )
     return FrameError(f"magic {magic:08x}, version {version}, kind {kind}: not of this format")
 

@@ -98,7 +98,7 @@ def read_frames(
     size = file.size()
     chunk, base = memoryview(b""), 0
     offset, first = start, position_at(number, 0)
-    stop.offset = start
+    stop.offset, stop.cause, stop.ours = start, None, False
     sequence: int | None = None
     room = 8
     crc = checksum.function()

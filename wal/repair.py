@@ -19,7 +19,7 @@ Nothing is changed before a whole copy of the log stands beside it, durably: `DI
 What this cannot repair is a promise. Entries that are lost here may have been acknowledged because
 this node held them, and a node that votes without them may help to elect a leader that lacks them.
 So a repaired node of a cluster is safe only if the others hold what it lost: where a majority is well,
-remove the node's directory and let it be filled again. Repair is for when there is no such majority.
+restore its directory or leave it out. Repair is for when there is no such majority.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def salvage(fs: ReadFilesystem, directory: str, done: Repair) -> Recovered:
     if identity is None:
         raise RepairError(
             f"{directory}: no readable frame says whose log it is; nothing was changed."
-            " Remove the directory, and let the node be filled by its peers"
+            " Restore the directory, or leave the node out"
         )
     for number, group in sorted(groups.items()):
         end = group.settle()
