@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 import click
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["check", "check_bench_command"]
 
 _T = TypeVar("_T")
+_PIECE_BYTES: Final = 1 << 20
 CHECK_SCHEMA = "raftdeck.check/1"
 MODELS = ("register", "cas", "kv-append", "list-append", "set", "queue", "counter", "bank")
 FORMATS = ("json", "edn", "log")
@@ -113,6 +114,15 @@ def _rules(chosen: dict[str, Any]) -> Any:
     )
 
 
+def _read_up_to(stream: BinaryIO, most: int) -> bytes:
+    """Read in pieces: a single read makes room for all that it may return."""
+    pieces, left = [], most
+    while left > 0 and (piece := stream.read(min(left, _PIECE_BYTES))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
 def _read(file: Path, format_: str | None, memory_mib: int) -> History:
     """Read a history of at most `memory_mib`: a pipe may have no end."""
     from cluster.check.formats import Format, read_history
@@ -120,14 +130,14 @@ def _read(file: Path, format_: str | None, memory_mib: int) -> History:
     bound = memory_mib << 20
     try:
         if str(file) == "-":
-            content = sys.stdin.buffer.read(bound + 1)
+            content = _read_up_to(sys.stdin.buffer, bound + 1)
         elif file.is_char_device():
             raise CommandError(
                 Exit.USAGE, f"{file}: a device; give a file, or - for standard input"
             )
         else:
             with file.open("rb") as stream:
-                content = stream.read(bound + 1)
+                content = _read_up_to(stream, bound + 1)
         if len(content) > bound:
             raise CommandError(Exit.USAGE, f"{file}: has more than --memory {memory_mib} MiB")
     except FileNotFoundError:
