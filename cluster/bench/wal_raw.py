@@ -30,8 +30,10 @@ Say = Callable[[str], None]
 
 SEGMENT_BYTES: Final = 64 << 20
 SPARES: Final = 4
-SLICE_BLOCKS: Final = 32
+SLICE_BLOCKS_MAX: Final = 32
 """The first block after the other side's turn costs twice the processor time: its code left the caches."""
+SLICE_BYTES_MAX: Final = SEGMENT_BYTES // 4
+"""At most one slice in four begins a segment, which the bare loop never does."""
 BLOCKS: Final[Mapping[str, int]] = {"4KiB": 4 << 10, "64KiB": 64 << 10, "1MiB": 1 << 20}
 PREPARATIONS: Final[tuple[Prepare, ...]] = ("append", "fallocate", "zero_fill", "recycle")
 _FRAME_BYTES: Final = 96 + 4
@@ -75,7 +77,7 @@ def raw_limit(directory: Path, turns: Turns, bytes_each: int, say: Say) -> list[
 
     Both take turns every few blocks, first the one and then the other, so that whoever else writes to
     the disk delays them alike, and rates are those of the median slice. Where a segment begins, once in
-    64 MiB, is in no median slice.
+    64 MiB, is in few slices, and so in no median.
     """
     rows = []
     policy = SyncPolicy(segment_bytes=SEGMENT_BYTES, spare_segments_max=SPARES, driver="inline")
@@ -86,20 +88,21 @@ def raw_limit(directory: Path, turns: Turns, bytes_each: int, say: Say) -> list[
         feed = Feed(1 << 20, index)
         for name, size in BLOCKS.items():
             feed = Feed(size, feed.index)
-            count = max(128, min(1_024, bytes_each // size)) // SLICE_BLOCKS * SLICE_BLOCKS
+            blocks = min(SLICE_BLOCKS_MAX, SLICE_BYTES_MAX // size)
+            count = max(128, min(1_024, bytes_each // size)) // blocks * blocks
             ours, bare, totals = [], [], []
             for _ in turns:
                 _stock_up(log, feed)
-                slices = _by_slices(log, ring, feed, count)
+                slices = _by_slices(log, ring, feed, count, blocks)
                 ours += [seconds for seconds, _ in slices]
                 bare += [seconds for _, seconds in slices]
                 totals.append(sum(seconds for _, seconds in slices))
             rows.append(
                 {
                     "section": "raw", "case": name, "bytes": size, "count": count, "rounds": turns.taken,
-                    "ours_per_s": _per_s(SLICE_BLOCKS, ours), "bare_per_s": _per_s(SLICE_BLOCKS, bare),
-                    "ours_mb_per_s": _per_s(SLICE_BLOCKS * size / 1e6, ours),
-                    "bare_mb_per_s": _per_s(SLICE_BLOCKS * size / 1e6, bare), "spread": spread(totals),
+                    "ours_per_s": _per_s(blocks, ours), "bare_per_s": _per_s(blocks, bare),
+                    "ours_mb_per_s": _per_s(blocks * size / 1e6, ours),
+                    "bare_mb_per_s": _per_s(blocks * size / 1e6, bare), "spread": spread(totals),
                 }
             )  # fmt: skip
             row = rows[-1]
@@ -107,15 +110,17 @@ def raw_limit(directory: Path, turns: Turns, bytes_each: int, say: Say) -> list[
     return rows
 
 
-def _by_slices(log: Log, ring: wal_bare.Ring, feed: Feed, count: int) -> list[tuple[float, float]]:
-    """Write `count` blocks on each side, a slice here and a slice there; return both sides' seconds."""
+def _by_slices(
+    log: Log, ring: wal_bare.Ring, feed: Feed, count: int, blocks: int
+) -> list[tuple[float, float]]:
+    """Write `count` blocks on each side, `blocks` here and as many there; return both sides' seconds."""
     records, buffers = feed.records(count), feed.buffers()
     slices = []
-    for start in range(0, count, SLICE_BLOCKS):
-        bare_first = start // SLICE_BLOCKS % 2 == 0
-        bare = ring.write(buffers, SLICE_BLOCKS) if bare_first else 0.0
-        ours = _write(log, records[start : start + SLICE_BLOCKS])
-        slices.append((ours, bare or ring.write(buffers, SLICE_BLOCKS)))
+    for start in range(0, count, blocks):
+        bare_first = start // blocks % 2 == 0
+        bare = ring.write(buffers, blocks) if bare_first else 0.0
+        ours = _write(log, records[start : start + blocks])
+        slices.append((ours, bare or ring.write(buffers, blocks)))
     return slices
 
 
