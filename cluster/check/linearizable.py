@@ -108,6 +108,11 @@ def _decide_quickly(
             if complaint is None:
                 judging.ways["witness"] += 1
                 return None
+            if way is Way.WITNESS and not complaint.complete:
+                raise OutOfBudgetError(
+                    f"key {key!r}: too many operations of unknown outcome for a witness, at"
+                    f" {complaint.reason}; the search decides: --by wgl"
+                )
             if way is Way.WITNESS:
                 reason = f"the committed order does not explain it: {complaint.reason}"
                 return Counterexample(key, operations, reason, complaint.operations)

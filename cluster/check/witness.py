@@ -35,6 +35,8 @@ class NoWitness:
 
     reason: str
     operations: tuple[Operation, ...]
+    complete: bool = True
+    """Whether it was looked at every order of the operations of unknown outcome, at that answer."""
 
 
 def has_positions(operations: Sequence[Operation]) -> bool:
@@ -66,7 +68,9 @@ class _Replay:
                 self._placed.append((op.position, model.looks(action), op.call, op, action))
         self._placed.sort(key=lambda place: place[:3])
         self._state: State = self._model.initial
-        self._steps = 0
+        self._chosen = False
+        """Whether operations of unknown outcome were placed: others might have done as well."""
+        self._steps = _STEPS_MAX
         """How many more may be tried for the answer at hand."""
         self._latest: Operation | None = None
         """The placed operation that was called last."""
@@ -81,7 +85,9 @@ class _Replay:
                 after = model.step(self._state, action)
             if after is ILLEGAL:
                 reason = f"at position {position} the state is {model.show(self._state)}, not as in"
-                return NoWitness(f"{reason}: {op}", (op,))
+                due = sum(loose.call <= op.ret for loose, _ in self._loose)
+                complete = due <= _CHAIN_MAX and self._steps > 0 and not self._chosen
+                return NoWitness(f"{reason}: {op}", (op,), complete)
             self._state = after
             if self._latest is not None and op.ret < self._latest.call:
                 return NoWitness(
@@ -98,6 +104,7 @@ class _Replay:
         chain: tuple[int, ...] | None = None
         for length in range(1, _CHAIN_MAX + 1):
             chain = chain or self._chain(self._state, (), length, op.ret, action)
+        self._chosen = self._chosen or chain is not None
         for number in chain or ():
             loose, change = self._loose[number]
             self._state = self._model.step(self._state, change)

@@ -19,7 +19,7 @@ it is in the wrong place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -92,14 +92,17 @@ class FaultAtlas:
         return None
 
 
-def turn_bits(disk: SimDisk, count: int, stream: Stream) -> list[Flip]:
-    """Turn over up to `count` bits where a start can tell; return which. Few where little lies."""
+def turn_bits(disk: SimDisk, count: int, stream: Stream, before: Sequence[Flip] = ()) -> list[Flip]:
+    """Turn over up to `count` bits where a start can tell; return which. Few where little lies.
+
+    No byte twice, nor one of `before`: the second time may make it whole again.
+    """
     try:
         places = list(provable_frames(disk.at_rest))
     except CorruptLogError:
         return []  # it rots already
     files = [name for name in disk.at_rest.listdir(SNAPSHOT_DIRECTORY) if name.endswith(".snap")]
-    flips = []
+    flips: list[Flip] = []
     for _ in range(count):
         if files and (not places or stream.chance(_SNAPSHOT_PERMILLE)):
             path = f"{SNAPSHOT_DIRECTORY}/{stream.pick(files)}"
@@ -111,7 +114,8 @@ def turn_bits(disk: SimDisk, count: int, stream: Stream) -> list[Flip]:
         else:
             break
         bit = stream.below(8)
-        if disk.is_settled(path, offset):
+        turned = any((flip.path, flip.offset) == (path, offset) for flip in (*before, *flips))
+        if not turned and disk.is_settled(path, offset):
             disk.flip(path, offset, bit)
             flips.append(Flip(path, offset, disk.byte(path, offset)))
     return flips

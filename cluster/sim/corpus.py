@@ -190,7 +190,13 @@ def minimise(corpus: Corpus, path: Path, jobs: int, on_part: OnPart) -> Campaign
     total = Campaign()
     for profile in corpus.profiles():
         part, reached = replay(profile, corpus.of(profile), jobs, on_part)
-        corpus.put(profile, minimal(profile, reached))
+        few = minimal(profile, reached)
+        # One that fails brings little, for it ends early; it is kept for what it shows.
+        failed = {(profile, each.seed) for each in part.failures}
+        failed -= {(profile, kept.seed) for kept in few}
+        corpus.put(
+            profile, few + [kept for kept in corpus.seeds if (kept.profile, kept.seed) in failed]
+        )
         total.merge(part)
     write_corpus(path, corpus)
     return total

@@ -85,7 +85,7 @@ class DamagePlay:
         """Turn bits over on a node's disk."""
         stream = Stream(self._world.plan.seed, "rot", fault.number, node)
         disk = self._world.nodes[node].disk
-        flips = turn_bits(disk, fault.amount, stream)
+        flips = turn_bits(disk, fault.amount, stream, self.atlas.flips.get(node, ()))
         if flips:
             self.atlas.flips.setdefault(node, []).extend(flips)
         for flip in flips:

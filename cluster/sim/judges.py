@@ -108,6 +108,8 @@ def findings_of(world: World) -> list[Finding]:
     findings = []
     for way in (Way.WITNESS, Way.SEARCH):
         found = judge(history, "register", Rules(_BUDGET, way)).findings
+        if way is Way.WITNESS:  # where it cannot tell, the search does
+            found = [finding for finding in found if finding.verdict is not Verdict.UNKNOWN]
         for finding in found:
             finding.judge = f"{finding.judge} by {way.value}"
         findings += found
