@@ -250,9 +250,13 @@ def _prepared_nodes(path: Path, spec: ClusterSpec) -> set[int]:
     except OSError as error:
         raise CommandError(Exit.UNFIT, f"{path}: {error.strerror}; restore the file") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        pass
+        raise _not_a_list(path, spec) from None
+    raise _not_a_list(path, spec)
+
+
+def _not_a_list(path: Path, spec: ClusterSpec) -> CommandError:
     whole = json.dumps({"format": SPEC_FORMAT, "prepared": list(spec.node_ids)})
-    raise CommandError(
+    return CommandError(
         Exit.UNFIT,
         f"{path}: not a list of the prepared nodes; restore the file, or, if this cluster ever"
         f" served, write into it: {whole}",
