@@ -50,6 +50,12 @@ _POLICY: Final[tuple[str, ...]] = ("segment_bytes", "fill_step_bytes", "prepare"
 @click.option("-d", "--detach", is_flag=True, help="Return when the cluster is ready.")
 @click.option("--timeout", type=float, default=20.0, metavar="S", help="Until ready. [20]")
 @click.option(
+    "--most",
+    is_flag=True,
+    help="Be content with most nodes: one that does not start (a damaged log, an emptied directory)"
+    " is named, and stays out.",
+)
+@click.option(
     "--record/--no-record",
     default=None,
     help="Keep what happens, for `raftdeck replay`. [--record]",
@@ -72,7 +78,9 @@ _POLICY: Final[tuple[str, ...]] = ("segment_bytes", "fill_step_bytes", "prepare"
 )
 @setting_option("recovery")
 @json_option
-def up(detach: bool, timeout: float, record: bool | None, as_json: bool, **settings: Any) -> None:
+def up(
+    detach: bool, timeout: float, most: bool, record: bool | None, as_json: bool, **settings: Any
+) -> None:
     """Start a cluster, or start one again from its data directory.
 
     Without --detach it runs until Ctrl-C, and shows what happens meanwhile. What an existing data
@@ -91,7 +99,7 @@ def up(detach: bool, timeout: float, record: bool | None, as_json: bool, **setti
     launch = LocalCluster.launch_detached if detach else LocalCluster.launch
     with contextlib.closing(launch(spec)) as cluster:
         try:
-            frame = cluster.wait_ready(timeout)
+            frame = cluster.wait_ready(timeout, most=most)
             if not detach:
                 _announce(cluster, frame, time.monotonic() - began, as_json=as_json)
                 _watch(cluster)
@@ -136,14 +144,20 @@ def replaced_policy(base: ClusterSpec, text: str, changes: dict[str, Any]) -> Sy
 
 
 def _announce(cluster: LocalCluster, frame: ClusterFrame, ready_s: float, *, as_json: bool) -> None:
+    from cluster.local import node_error
+
     leader = frame.leader()
     spec = cluster.spec
+    out = [part for part in frame.nodes if not part.process.state.alive]
+    for part in out:
+        note(f"{node_error(part)}")
     if as_json:
         document = {
             "schema": "raftdeck.up/1",
             "name": spec.name,
             "cluster_id": spec.cluster_id,
             "nodes": spec.nodes,
+            "out": [part.node for part in out],
             "groups": spec.groups,
             "leader": leader,
             "ready_s": round(ready_s, 3),
@@ -153,9 +167,8 @@ def _announce(cluster: LocalCluster, frame: ClusterFrame, ready_s: float, *, as_
         }
         print_json(document)
         return
-    click.echo(
-        f"cluster {spec.name}: {spec.nodes} nodes up, n{leader} leads, ready in {ready_s:.2f} s"
-    )
+    count = f"{spec.nodes - len(out)} of {spec.nodes}" if out else f"{spec.nodes}"
+    click.echo(f"cluster {spec.name}: {count} nodes up, n{leader} leads, ready in {ready_s:.2f} s")
     click.echo(f"data: {spec.data_dir}")
 
 

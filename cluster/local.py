@@ -37,6 +37,7 @@ from cluster.paths import (
 )
 from cluster.processes import module_environment
 from cluster.spec import SPEC_FILE, ClusterSpec
+from node.exits import NodeExit
 
 if TYPE_CHECKING:
     from cluster.client import Client, Endpoints
@@ -195,18 +196,22 @@ class LocalCluster:
             time.sleep(LOOK_S)
         return frame
 
-    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> ClusterFrame:
+    def wait_ready(
+        self, timeout_s: float = READY_TIMEOUT_S, *, most: bool = False
+    ) -> ClusterFrame:  # fmt: skip
         """Wait until every node answers and knows the leader of every group.
 
-        A node that ends meanwhile is reported with its own error and exit code.
+        A node that ends meanwhile is reported with its own error and exit code; with `most` only
+        where too few are left to elect a leader.
         """
 
         def ready(frame: ClusterFrame) -> bool:
-            for part in frame.nodes:
-                if not part.process.state.alive:
-                    raise node_error(part)
+            ended = [part for part in frame.nodes if not part.process.state.alive]
+            if ended and not (most and 2 * len(ended) < len(frame.nodes)):
+                raise _not_ready(ended, len(frame.nodes))
             groups = range(frame.groups)
-            return all(len(frame.healthy(group)) == len(frame.nodes) for group in groups)
+            alive = len(frame.nodes) - len(ended)
+            return all(len(frame.healthy(group)) == alive for group in groups)
 
         return self.wait_for(ready, timeout_s, "the nodes have not elected a leader")
 
@@ -307,6 +312,13 @@ def node_error(part: NodeFrame) -> CommandError:
     if process.state is not ProcessState.CRASHED:
         return CommandError(Exit.FAILED, f"n{part.node} was {process.state.value} meanwhile")
     return CommandError(exit_of_node(process.exit_code), f"n{part.node} ended with {how}: {words}")
+
+
+def _not_ready(ended: list[NodeFrame], nodes: int) -> CommandError:
+    error = node_error(ended[0])
+    if ended[0].process.exit_code == NodeExit.CORRUPT_LOG and 2 * len(ended) < nodes:
+        return CommandError(error.exit_code, f"{error}. Without it: raftdeck up --most")
+    return error
 
 
 def _start_supervisor(spec: ClusterSpec, lifeline: int | None) -> Path:

@@ -50,6 +50,8 @@ RECORDING_BYTES_MAX: Final = 16 << 30
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _FIXED: Final = ("cluster_id", "name", "nodes", "groups")
 _OWN_FILES: Final = frozenset({"LOCK", "supervisor.log", "supervisor.log.1"})
+_LEFTOVER = re.compile(r"\.CLUSTER\.json\.[0-9]+\.tmp")
+"""What a launcher that was killed while it wrote the first `CLUSTER.json` leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +191,8 @@ def prepare_data_dir(spec: ClusterSpec) -> None:
     """
     found = load_spec(spec.data_dir)
     if found is None:
-        others = sorted({path.name for path in spec.data_dir.iterdir()} - _OWN_FILES)
-        if others:
+        names = {path.name for path in spec.data_dir.iterdir()} - _OWN_FILES
+        if others := sorted(name for name in names if not _LEFTOVER.fullmatch(name)):
             raise CommandError(
                 Exit.USAGE,
                 f"data directory {spec.data_dir}: holds {others[0]!r} and no {SPEC_FILE};"
@@ -217,12 +219,7 @@ def _prepare_nodes(spec: ClusterSpec) -> None:
     prepares them once more. A node whose directory cannot be prepared is left to say why itself.
     """
     path = spec.data_dir / NODES_FILE
-    try:
-        prepared = set(json.loads(path.read_bytes())["prepared"])
-    except FileNotFoundError:
-        prepared = set()
-    except (ValueError, KeyError, TypeError) as error:
-        raise CommandError(Exit.UNFIT, f"{path}: {error!r}; restore the file") from None
+    prepared = _prepared_nodes(path, spec)
     missing = [node for node in spec.node_ids if node not in prepared]
     if not missing:
         return
@@ -232,6 +229,38 @@ def _prepare_nodes(spec: ClusterSpec) -> None:
             prepared.add(node)
     document = {"format": SPEC_FORMAT, "prepared": sorted(prepared)}
     write_atomically(path, json.dumps(document) + "\n")
+
+
+def _prepared_nodes(path: Path, spec: ClusterSpec) -> set[int]:
+    """Read `NODES.json`; the empty set if there is none. Errors name the file (unfit)."""
+    try:
+        with path.open("rb") as file:
+            document = json.loads(file.read(SPEC_BYTES_MAX))
+        version, prepared = document["format"], document["prepared"]
+        if type(version) is int and version > SPEC_FORMAT:
+            raise CommandError(
+                Exit.UNFIT,
+                f"{path}: format {version} is newer than {SPEC_FORMAT}, the newest this version"
+                " reads; update raftdeck",
+            )
+        if type(prepared) is list and all(type(node) is int for node in prepared):
+            return set(prepared)
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise CommandError(Exit.UNFIT, f"{path}: {error.strerror}; restore the file") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise _not_a_list(path, spec) from None
+    raise _not_a_list(path, spec)
+
+
+def _not_a_list(path: Path, spec: ClusterSpec) -> CommandError:
+    whole = json.dumps({"format": SPEC_FORMAT, "prepared": list(spec.node_ids)})
+    return CommandError(
+        Exit.UNFIT,
+        f"{path}: not a list of the prepared nodes; restore the file, or, if this cluster ever"
+        f" served, write into it: {whole}",
+    )
 
 
 def _typed(document: dict[str, Any]) -> dict[str, Any]:

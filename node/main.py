@@ -228,7 +228,9 @@ def _starts_before(data_dir: Path) -> int:
     if not 0 <= last < INCARNATION_MAX:
         raise StartError(
             NodeExit.DATA_DIR_UNUSABLE,
-            f"{path}: not a count of starts; remove the file (peers then need a restart as well)",
+            f"{path}: not a count of starts; restore it, or write a number into it that is larger than"
+            " the node can have been started, such as 1000000. Without the file a lost log is not"
+            " noticed, and peers that run take the node for an earlier life of itself",
         )
     return last
 

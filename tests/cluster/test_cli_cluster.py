@@ -499,6 +499,28 @@ def test_foreign_and_newer_node_directories_are_refused_and_kept(call, desk, tmp
     assert "update raftdeck" in err
 
 
+def test_most_nodes_go_on_without_the_one_that_was_emptied(call, living, desk, tmp_path):
+    data = stopped_with_data(call, tmp_path)
+    shutil.rmtree(data / "n2")
+    code, _, err = call("up", "--detach", "--data", data)
+    assert code == 1
+    assert "n2 ended with exit 65" in err
+    assert "raftdeck up --most" in err
+    code, out, err = call("up", "--detach", "--most", "--data", data)
+    assert code == 0, err
+    assert b"2 of 3 nodes up" in out
+    assert "n2 ended with exit 65" in err
+    assert call("kv", "get", "k")[1] == b"v"
+    assert not (data / "n2" / "wal").exists(), "it stays out"
+    assert call("down")[0] == 0
+
+    shutil.rmtree(data / "n3")
+    code, _, err = call("up", "--detach", "--most", "--data", data)
+    assert code == 1
+    assert "ended with exit 65" in err
+    assert living(str(desk)) == []
+
+
 def test_the_log_of_another_node_is_refused(call, desk, tmp_path):
     """The identity file is right, the segments are not: the log carries an identity of its own."""
     data = stopped_with_data(call, tmp_path)

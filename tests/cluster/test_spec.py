@@ -120,7 +120,19 @@ def test_a_launcher_that_died_while_it_prepared_prepares_once_more(tmp_path):
     assert json.loads((value.data_dir / NODES_FILE).read_text())["prepared"] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"prepared": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"prepared": [1, 2, 3]}',
+        '{"format": 1, "prepared": 3}',
+        '{"format": 1, "prepared": "123"}',
+        '{"format": 1, "prepared": ["1"]}',
+        pytest.param("[" * 60_000, id="deep"),
+    ],
+)
 def test_a_damaged_list_of_nodes_is_refused_and_left_alone(tmp_path, text):
     value = spec(tmp_path)
     value.data_dir.mkdir()
@@ -130,6 +142,34 @@ def test_a_damaged_list_of_nodes_is_refused_and_left_alone(tmp_path, text):
         prepare_data_dir(value)
     assert caught.value.exit_code is Exit.UNFIT
     assert (value.data_dir / NODES_FILE).read_text() == text
+
+
+def test_a_list_of_nodes_of_a_newer_format_is_refused(tmp_path):
+    value = spec(tmp_path)
+    value.data_dir.mkdir()
+    prepare_data_dir(value)
+    (value.data_dir / NODES_FILE).write_text('{"format": 2, "prepared": [1, 2, 3]}')
+    with pytest.raises(CommandError, match=r"NODES\.json: format 2 is newer") as caught:
+        prepare_data_dir(value)
+    assert caught.value.exit_code is Exit.UNFIT
+
+
+def test_a_list_of_nodes_that_cannot_be_read_is_named(tmp_path):
+    value = spec(tmp_path)
+    value.data_dir.mkdir()
+    (value.data_dir / NODES_FILE).mkdir()
+    (value.data_dir / SPEC_FILE).write_text(value.to_json())
+    with pytest.raises(CommandError, match=r"NODES\.json: Is a directory") as caught:
+        prepare_data_dir(value)
+    assert caught.value.exit_code is Exit.UNFIT
+
+
+def test_a_launcher_killed_while_it_wrote_the_description_is_no_stranger(tmp_path):
+    value = spec(tmp_path)
+    value.data_dir.mkdir()
+    (value.data_dir / f".{SPEC_FILE}.123.tmp").write_text('{"clus')
+    prepare_data_dir(value)
+    assert load_spec(value.data_dir) == value
 
 
 def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path):

@@ -379,8 +379,8 @@ def huge_incarnation(hand: Hand) -> None:
         (plain_file, ["data directory", "check its owner, mode and free space"]),
         (wal_is_a_file, ["wal", "check its owner, mode and free space"]),
         (no_run_dir, ["n1.control", "check the run directory"]),
-        (bad_incarnation, ["INCARNATION", "remove the file"]),
-        (huge_incarnation, ["INCARNATION", "remove the file"]),
+        (bad_incarnation, ["INCARNATION", "write a number into it"]),
+        (huge_incarnation, ["INCARNATION", "write a number into it"]),
     ],
 )
 def test_a_directory_that_cannot_be_used_is_73(
