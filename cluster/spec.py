@@ -14,7 +14,6 @@ from one `up` to the next. Beside it `NODES.json` names the nodes whose director
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import secrets
@@ -26,8 +25,8 @@ from typing import Any, Final
 from cluster.exits import CommandError, Exit
 from cluster.paths import check_name
 from node.config import GROUPS_MAX, NODES_MAX, ConfigError, EntryOption, NodeConfig, policy_from
-from node.exits import StartError
-from node.identity import Identity, claim_directory, write_atomically
+from node.exits import NodeExit, StartError
+from node.identity import Identity, claim_directory, recognise_directory, write_atomically
 from wal.policy import SyncPolicy
 from wal.recovery import RecoveryMode
 
@@ -216,7 +215,7 @@ def _prepare_nodes(spec: ClusterSpec) -> None:
     """Give every node its directory with its identity, once for ever (docs/adr/0010).
 
     `NODES.json` is written when they are durable, and no node is started before: a crash in between
-    prepares them once more. A node whose directory cannot be prepared is left to say why itself.
+    prepares them once more. A node whose directory is not its own is left to say so itself.
     """
     path = spec.data_dir / NODES_FILE
     prepared = _prepared_nodes(path, spec)
@@ -224,11 +223,27 @@ def _prepare_nodes(spec: ClusterSpec) -> None:
     if not missing:
         return
     for node in missing:
-        with contextlib.suppress(StartError):
-            claim_directory(spec.node_dir(node), Identity(spec.cluster_id, node))
+        identity = Identity(spec.cluster_id, node)
+        try:
+            claim_directory(spec.node_dir(node), identity)
             prepared.add(node)
+        except StartError as error:
+            _leave_to_node(spec.node_dir(node), identity, error)
     document = {"format": SPEC_FORMAT, "prepared": sorted(prepared)}
     write_atomically(path, json.dumps(document) + "\n")
+
+
+def _leave_to_node(data_dir: Path, identity: Identity, error: StartError) -> None:
+    """Raise what kept a directory from being prepared, unless its node will find the same.
+
+    A node whose directory took no identity (no space, read-only) would take it for an emptied one.
+    """
+    try:
+        recognise_directory(data_dir, identity)
+    except StartError as found:
+        if found.exit_code != NodeExit.CORRUPT_LOG:
+            return
+    raise CommandError(Exit.UNFIT, f"n{identity.node}: {error}") from None
 
 
 def _prepared_nodes(path: Path, spec: ClusterSpec) -> set[int]:

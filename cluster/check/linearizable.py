@@ -110,8 +110,8 @@ def _decide_quickly(
                 return None
             if way is Way.WITNESS and not complaint.complete:
                 raise OutOfBudgetError(
-                    f"key {key!r}: too many operations of unknown outcome for a witness, at"
-                    f" {complaint.reason}; the search decides: --by wgl"
+                    f"key {key!r}: {complaint.reason}; operations of unknown outcome may explain it,"
+                    " which the search decides: --by wgl"
                 )
             if way is Way.WITNESS:
                 reason = f"the committed order does not explain it: {complaint.reason}"

@@ -9,7 +9,8 @@ calls is enough.
 An order that passes is a proof, whoever proposed it. One that does not pass proves that the
 positions do not explain the answers; another order might. Operations of unknown outcome are placed
 where an answer needs them: one, or a few that build on each other (a delete, and a compare-and-set that
-expects nothing). Among thousands of them a few are not searched for to the end.
+expects nothing). That is the cheap part of a search and no more: where other places for them are left,
+a complaint is not complete.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class NoWitness:
     reason: str
     operations: tuple[Operation, ...]
     complete: bool = True
-    """Whether it was looked at every order of the operations of unknown outcome, at that answer."""
+    """Whether no place for the operations of unknown outcome could mend it."""
 
 
 def has_positions(operations: Sequence[Operation]) -> bool:
@@ -70,7 +71,7 @@ class _Replay:
         self._state: State = self._model.initial
         self._chosen = False
         """Whether operations of unknown outcome were placed: others might have done as well."""
-        self._steps = _STEPS_MAX
+        self._steps = 0
         """How many more may be tried for the answer at hand."""
         self._latest: Operation | None = None
         """The placed operation that was called last."""
@@ -85,14 +86,14 @@ class _Replay:
                 after = model.step(self._state, action)
             if after is ILLEGAL:
                 reason = f"at position {position} the state is {model.show(self._state)}, not as in"
-                due = sum(loose.call <= op.ret for loose, _ in self._loose)
-                complete = due <= _CHAIN_MAX and self._steps > 0 and not self._chosen
-                return NoWitness(f"{reason}: {op}", (op,), complete)
+                others = self._chosen or any(loose.call <= op.ret for loose, _ in self._loose)
+                return NoWitness(f"{reason}: {op}", (op,), complete=not others)
             self._state = after
             if self._latest is not None and op.ret < self._latest.call:
                 return NoWitness(
                     f"{op} ended before {self._latest} began, and stands behind it in the order",
                     (op, self._latest),
+                    complete=self._latest.position is not None,
                 )
             if self._latest is None or op.call > self._latest.call:
                 self._latest = op

@@ -99,4 +99,5 @@ def test_a_simulated_world_that_forgets_a_write_is_not(world):
     reads[-1].result = b"what nobody wrote"
     for way in (Way.WITNESS, Way.SEARCH):
         judgement = judge(history, "register", Rules(Budget(30, 4096), way))
-        assert judgement.verdict is Verdict.FAIL
+        told = (Verdict.FAIL, Verdict.UNKNOWN) if way is Way.WITNESS else (Verdict.FAIL,)
+        assert judgement.verdict in told, "operations of unknown outcome leave a witness in doubt"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.check.budget import Budget, OutOfBudgetError
-from cluster.check.history import EventType, build_history
+from cluster.check.history import EventType, Status, build_history
 from cluster.check.linearizable import Way, check_linearizable
 from cluster.check.models import CounterModel, KvAppendModel, Model, RegisterModel
 from cluster.check.sample import SampleSpec, sample_events, sample_history
@@ -14,7 +14,7 @@ from cluster.check.verdict import Verdict
 from cluster.check.wgl import Explainer, Search
 from cluster.check.witness import check_witness
 from cluster.check.zones import applies, check_zones
-from tests.check.brute_force import is_linearizable
+from tests.check.brute_force import explains, is_linearizable
 
 KINDS = {
     "register": RegisterModel,
@@ -195,6 +195,37 @@ def test_a_witness_places_operations_of_unknown_outcome_that_build_on_each_other
     assert (check_witness(history.operations, RegisterModel) is None) == holds
     finding, _ = search(history, RegisterModel)
     assert (finding.verdict is Verdict.PASS) == holds, "the search says the same"
+
+
+def placed_somehow(kind, seed):
+    """A run whose answers tell positions: mostly an order that explains them, sometimes any order."""
+    stream = random.Random(seed)
+    history = sample_history(small(kind, seed, operations=7, crash_percent=45))
+    if seed % 2 and (changed := mutated(small(kind, seed, 7, 45), stream)) is not None:
+        history = changed
+    answered = [op for op in history.operations if op.status is Status.OK]
+    answered.sort(key=lambda op: op.ret if seed % 3 else op.call)
+    if seed % 5 == 0:
+        stream.shuffle(answered)
+    for position, op in enumerate(answered):
+        op.position = position
+    return history
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_witness_says_no_only_where_no_place_for_the_unknown_ones_explains_it(kind):
+    """And where it cannot tell, `--by witness` says so instead of `fail`."""
+    met = dict.fromkeys(("pass", "fail", "unknown"), 0)
+    for seed in range(700):
+        history = placed_somehow(kind, seed)
+        finding, _ = search(history, KINDS[kind], Way.WITNESS)
+        met[finding.verdict.value] += 1
+        if finding.verdict is Verdict.UNKNOWN:
+            assert "the search decides: --by wgl" in finding.reason
+            continue
+        truth = explains(history.operations, KINDS[kind])
+        assert (finding.verdict is Verdict.PASS) == truth, (kind, seed, finding.reason)
+    assert min(met.values()) >= 20, met
 
 
 def test_what_was_taken_of_unknown_outcome_is_part_of_where_a_search_has_been(log):

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +9,8 @@ import pytest
 
 from cluster.exits import CommandError, Exit
 from cluster.spec import NODES_FILE, SPEC_FILE, ClusterSpec, load_spec, prepare_data_dir
-from node.identity import Identity, read_identity
+from node import identity
+from node.identity import Identity, claim_directory, read_identity
 from wal.policy import SyncPolicy
 
 
@@ -107,6 +110,35 @@ def test_every_node_gets_its_directory_once(tmp_path):
     shutil.rmtree(value.node_dir(2))
     prepare_data_dir(value)
     assert not value.node_dir(2).exists(), "it was emptied: nobody makes it anew"
+
+
+def test_a_directory_that_takes_no_identity_is_named_and_not_called_emptied(tmp_path, monkeypatch):
+    value = spec(tmp_path)
+    value.data_dir.mkdir()
+    real = identity.write_atomically
+
+    def full_at_n2(path, text):
+        if path.parent == value.node_dir(2):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, text)
+
+    monkeypatch.setattr(identity, "write_atomically", full_at_n2)
+    with pytest.raises(CommandError, match=r"n2: .*No space left") as caught:
+        prepare_data_dir(value)
+    assert caught.value.exit_code is Exit.UNFIT
+    monkeypatch.undo()
+    prepare_data_dir(value)
+    assert read_identity(value.node_dir(2)) == Identity(value.cluster_id, 2)
+
+
+def test_a_directory_of_another_is_left_for_its_node_to_refuse(tmp_path):
+    value = spec(tmp_path)
+    value.data_dir.mkdir()
+    claim_directory(value.node_dir(2), Identity("2" * 32, 2))
+    (value.data_dir / SPEC_FILE).write_text(value.to_json())
+    prepare_data_dir(value)
+    assert read_identity(value.node_dir(2)) == Identity("2" * 32, 2)
+    assert json.loads((value.data_dir / NODES_FILE).read_text())["prepared"] == [1, 3]
 
 
 def test_a_launcher_that_died_while_it_prepared_prepares_once_more(tmp_path):

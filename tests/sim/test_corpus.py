@@ -190,6 +190,9 @@ def test_a_seed_of_the_corpus_that_fails_is_told_and_stays(
     assert "raftdeck sim --profile swarm --seed 7 --trace" in answer.stderr
     assert "1 seeds replayed, 1 of them failed" in answer.stdout
     assert read_corpus(path).of("swarm") == [7]
+    answer = run("--corpus", str(path), "--minimise", "--jobs", "1")
+    assert answer.exit_code == Exit.FAILED
+    assert read_corpus(path).of("swarm") == [7], "what fails is needed, whatever it reaches"
 
 
 @pytest.mark.parametrize(
