@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import subprocess
 import sys
 import time
@@ -52,6 +53,8 @@ DOWN_TIMEOUT_S: Final = 90.0
 LOOK_S: Final = 0.01
 """Between two frames of a wait: each costs every node a reply of about 0.2 ms."""
 ERROR_BYTES_MAX: Final = 64 << 10
+_DAMAGED: Final = (NodeExit.CORRUPT_LOG, NodeExit.DATA_DIR_UNUSABLE, None)
+"""Ends after which the same start ends in the same way; None: no process could be started."""
 
 
 def find_run_dir(where: str | None) -> Path:
@@ -208,12 +211,21 @@ class LocalCluster:
         def ready(frame: ClusterFrame) -> bool:
             ended = [part for part in frame.nodes if not part.process.state.alive]
             if ended and not (most and 2 * len(ended) < len(frame.nodes)):
-                raise _not_ready(ended, len(frame.nodes))
+                raise self._not_ready(ended, len(frame.nodes))
             groups = range(frame.groups)
             alive = len(frame.nodes) - len(ended)
             return all(len(frame.healthy(group)) == alive for group in groups)
 
         return self.wait_for(ready, timeout_s, "the nodes have not elected a leader")
+
+    def _not_ready(self, ended: list[NodeFrame], nodes: int) -> CommandError:
+        """Say why, and, where a minority is damaged, how to go on without it."""
+        error = node_error(ended[0])
+        if ended[0].process.exit_code in _DAMAGED and 2 * len(ended) < nodes:
+            where = shlex.quote(str(self.spec.data_dir))
+            hint = f"Without it: raftdeck up --most --data {where}"
+            return CommandError(error.exit_code, f"{error}. {hint}")
+        return error
 
     # --- acting -----------------------------------------------------------------------
 
@@ -307,18 +319,13 @@ class LocalCluster:
 def node_error(part: NodeFrame) -> CommandError:
     """Say why a node is not alive: how it ended, and its own last words."""
     process = part.process
+    if process.state is ProcessState.CRASHED and process.exit_code is process.signal is None:
+        return CommandError(Exit.UNFIT, process.last_log[-1])
     how = f"signal {process.signal}" if process.signal else f"exit {process.exit_code}"
     words = process.last_log[-1] if process.last_log else "no output"
     if process.state is not ProcessState.CRASHED:
         return CommandError(Exit.FAILED, f"n{part.node} was {process.state.value} meanwhile")
     return CommandError(exit_of_node(process.exit_code), f"n{part.node} ended with {how}: {words}")
-
-
-def _not_ready(ended: list[NodeFrame], nodes: int) -> CommandError:
-    error = node_error(ended[0])
-    if ended[0].process.exit_code == NodeExit.CORRUPT_LOG and 2 * len(ended) < nodes:
-        return CommandError(error.exit_code, f"{error}. Without it: raftdeck up --most")
-    return error
 
 
 def _start_supervisor(spec: ClusterSpec, lifeline: int | None) -> Path:

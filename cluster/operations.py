@@ -194,6 +194,14 @@ class Operations:
         text = f"n{node} started (pid {process.pid}{again})"
         self.events.add("started", text, cause="user", node=node)
 
+    def begin(self, node: int) -> None:
+        """Start the first life; a node that cannot be started is a crashed one, and says why."""
+        try:
+            self.spawn(node)
+        except CommandError as error:
+            self.processes[node].fail_to_start(str(error))
+            self.events.add("crashed", str(error), cause="system", node=node)
+
     def start_error(self, node: int) -> CommandError:
         """Say why a node's life ended at its start: its exit code and its own last words."""
         process = self.processes[node]

@@ -176,6 +176,11 @@ class NodeProcess:
         self._lifeline = write_end
         self._begin_life()
 
+    def fail_to_start(self, why: str) -> None:
+        """Take note that there is no life, and why; no process, so neither exit code nor signal."""
+        self._exited, self._last_log = None, (why,)
+        self._become(ProcessState.CRASHED, "system")
+
     def _command(self, lifeline: int) -> list[str]:
         """Return ARCHITECTURE §9's command line."""
         start = [sys.executable, "-P", "-m", self._spec.entry_module]

@@ -215,7 +215,8 @@ def _prepare_nodes(spec: ClusterSpec) -> None:
     """Give every node its directory with its identity, once for ever (docs/adr/0010).
 
     `NODES.json` is written when they are durable, and no node is started before: a crash in between
-    prepares them once more. A node whose directory is not its own is left to say so itself.
+    prepares them once more. A node whose directory is damaged or not its own is left to say so itself;
+    it counts as prepared, for it may have served before.
     """
     path = spec.data_dir / NODES_FILE
     prepared = _prepared_nodes(path, spec)
@@ -226,10 +227,9 @@ def _prepare_nodes(spec: ClusterSpec) -> None:
         identity = Identity(spec.cluster_id, node)
         try:
             claim_directory(spec.node_dir(node), identity)
-            prepared.add(node)
         except StartError as error:
             _leave_to_node(spec.node_dir(node), identity, error)
-    document = {"format": SPEC_FORMAT, "prepared": sorted(prepared)}
+    document = {"format": SPEC_FORMAT, "prepared": sorted({*prepared, *missing})}
     write_atomically(path, json.dumps(document) + "\n")
 
 

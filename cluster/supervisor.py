@@ -149,7 +149,7 @@ class Supervisor:
         for socket in self._pool.sockets():
             self._poller.register(socket, zmq.POLLIN)
         for node in self._spec.node_ids:
-            self._operations.spawn(node)
+            self._operations.begin(node)
 
     def watch(self, *descriptors: int) -> None:
         """End the cluster when one of these becomes readable or reaches its end."""

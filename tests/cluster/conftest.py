@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cluster.cli import main
 from cluster.frames import ClusterFrame, Event, NodeFrame, NodeRates, ProcessState, ProcessTruth
 from node.metrics import GroupSnapshot, NodeSnapshot, WalSnapshot
 
@@ -135,3 +136,15 @@ def living():
 @pytest.fixture
 def planted():
     return PLANTED
+
+
+@pytest.fixture
+def call(capfdbinary):
+    """Run a command line in this process: its exit code, stdout (bytes), stderr (text)."""
+
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        captured = capfdbinary.readouterr()
+        return code, captured.out, captured.err.decode()
+
+    return run

@@ -138,7 +138,10 @@ def test_a_directory_of_another_is_left_for_its_node_to_refuse(tmp_path):
     (value.data_dir / SPEC_FILE).write_text(value.to_json())
     prepare_data_dir(value)
     assert read_identity(value.node_dir(2)) == Identity("2" * 32, 2)
-    assert json.loads((value.data_dir / NODES_FILE).read_text())["prepared"] == [1, 3]
+    assert json.loads((value.data_dir / NODES_FILE).read_text())["prepared"] == [1, 2, 3]
+    shutil.rmtree(value.node_dir(2))
+    prepare_data_dir(value)
+    assert not value.node_dir(2).exists(), "it may have served before"
 
 
 def test_a_launcher_that_died_while_it_prepared_prepares_once_more(tmp_path):
