@@ -146,9 +146,7 @@ def get(
             | {"found": item is not None, "item": item}
         )
     elif result.item is not None:
-        out = sys.stdout.buffer
-        out.write(result.item.value)
-        out.flush()
+        click.echo(result.item.value, nl=False)
     if result.item is None:
         raise CommandError(Exit.FAILED, f"key {key!r} is absent")
 
@@ -184,10 +182,7 @@ def range_(start: str, end: str, prefix: str | None, **options: Any) -> None:
             | {"count": len(items), "items": [_item(item) for item in items]}
         )
         return
-    out = sys.stdout.buffer
-    for item in items:
-        out.write(item.key + b"\t" + item.value + b"\n")
-    out.flush()
+    click.echo(b"".join(item.key + b"\t" + item.value + b"\n" for item in items), nl=False)
 
 
 for _command in (put, get, delete, range_, cas):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -73,10 +72,7 @@ def _log_paths(cluster: str | None, selector: str) -> dict[str, Path]:
 
 def _print(name: str, width: int, lines: list[bytes]) -> None:
     prefix = f"{name:<{width}} | ".encode() if width else b""
-    out = sys.stdout.buffer
-    for line in lines:
-        out.write(prefix + line + b"\n")
-    out.flush()
+    click.echo(b"".join(prefix + line + b"\n" for line in lines), nl=False)
 
 
 def _last_lines(file: BinaryIO, count: int) -> list[bytes]:

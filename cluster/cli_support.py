@@ -5,6 +5,7 @@ Imports click and nothing slow: `raftdeck --help` loads this module and no verb.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import signal
@@ -213,7 +214,8 @@ def _plain(value: object) -> str:
 
 def note(text: str) -> None:
     """Tell a person something: on stderr, as everything that is not data."""
-    click.echo(text, err=True)
+    with contextlib.suppress(OSError):  # the exit code speaks where nothing else can
+        click.echo(text, err=True)
 
 
 def run(group: click.Command, arguments: list[str] | None = None) -> int:
@@ -236,8 +238,13 @@ def run(group: click.Command, arguments: list[str] | None = None) -> int:
     return code if isinstance(code, int) else int(Exit.HELD)  # an int: `ctx.exit(code)`
 
 
-def _settle(stream: TextIO) -> None:
-    """Send what still waits, or drop it where nobody takes it: a window that was closed, say."""
+def _settle(stream: TextIO | None) -> None:
+    """Send what still waits, or drop it where nobody takes it: a window that was closed, say.
+
+    None: it was closed from the start.
+    """
+    if stream is None:
+        return
     try:
         stream.flush()
     except (OSError, ValueError):

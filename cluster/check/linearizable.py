@@ -34,6 +34,10 @@ _SHOWN_MAX: Final = 12
 """Operations of the longest prefix that are told; the picture shows more."""
 
 
+class OpenOutcomesError(OutOfBudgetError):
+    """Operations of unknown outcome may explain what the committed order alone does not."""
+
+
 class Way(Enum):
     """How to decide."""
 
@@ -64,6 +68,8 @@ class _Judging:
     way: Way
     ways: Counter[str] = field(default_factory=Counter)
     searches: list[tuple[Hashable, Search]] = field(default_factory=list)
+    doubts: list[OutOfBudgetError] = field(default_factory=list)
+    """Why keys are undecided that are not searched."""
     steps: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -77,7 +83,8 @@ def check_linearizable(
     try:
         found = _decide(judging, keys)
     except OutOfBudgetError as error:
-        waiting = sum(not search.order for _, search in judging.searches)
+        waiting = len(judging.doubts)
+        waiting += sum(not search.order for _, search in judging.searches)
         reason = f"{error}; {waiting} of {len(keys)} keys are undecided"
         finding = Finding(NAME, Verdict.UNKNOWN, reason, judging.notes)
         counterexample = None
@@ -91,10 +98,17 @@ def check_linearizable(
 
 def _decide(judging: _Judging, keys: dict[Hashable, list[Operation]]) -> Counterexample | None:
     for key, operations in keys.items():
-        found = _decide_quickly(judging, key, operations)
+        try:
+            found = _decide_quickly(judging, key, operations)
+        except OutOfBudgetError as error:  # another key may fail for certain
+            judging.doubts.append(error)
+            continue
         if found is not None:
             return found
-    return _search(judging)
+    found = _search(judging)
+    if found is None and judging.doubts:
+        raise judging.doubts[0]
+    return found
 
 
 def _decide_quickly(
@@ -109,7 +123,7 @@ def _decide_quickly(
                 judging.ways["witness"] += 1
                 return None
             if way is Way.WITNESS and not complaint.complete:
-                raise OutOfBudgetError(
+                raise OpenOutcomesError(
                     f"key {key!r}: {complaint.reason}; operations of unknown outcome may explain it,"
                     " which the search decides: --by wgl"
                 )
@@ -210,6 +224,8 @@ def _facts(judging: _Judging, keys: int, found: Counterexample | None) -> dict[s
         "by": {way: count for way, count in judging.ways.items() if count},
         "steps": judging.steps,
     }
+    if judging.doubts and all(isinstance(doubt, OpenOutcomesError) for doubt in judging.doubts):
+        facts["open_outcomes"] = len(judging.doubts)
     if found is not None:
         facts["counterexample"] = {
             "key": found.key,

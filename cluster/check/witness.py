@@ -74,7 +74,9 @@ class _Replay:
         self._steps = 0
         """How many more may be tried for the answer at hand."""
         self._latest: Operation | None = None
-        """The placed operation that was called last."""
+        """The operation of the order that was called last."""
+        self._latest_sure: Operation | None = None
+        """The same without those of unknown outcome."""
 
     def run(self) -> NoWitness | None:
         """Replay everything."""
@@ -89,14 +91,15 @@ class _Replay:
                 others = self._chosen or any(loose.call <= op.ret for loose, _ in self._loose)
                 return NoWitness(f"{reason}: {op}", (op,), complete=not others)
             self._state = after
-            if self._latest is not None and op.ret < self._latest.call:
-                return NoWitness(
-                    f"{op} ended before {self._latest} began, and stands behind it in the order",
-                    (op, self._latest),
-                    complete=self._latest.position is not None,
-                )
-            if self._latest is None or op.call > self._latest.call:
-                self._latest = op
+            for latest in (self._latest_sure, self._latest):
+                if latest is not None and op.ret < latest.call:
+                    return NoWitness(
+                        f"{op} ended before {latest} began, and stands behind it in the order",
+                        (op, latest),
+                        complete=latest.position is not None,
+                    )
+            self._latest = _later(self._latest, op)
+            self._latest_sure = _later(self._latest_sure, op)
         return None
 
     def _place_loose_ones(self, op: Operation, action: Action) -> None:
@@ -109,8 +112,7 @@ class _Replay:
         for number in chain or ():
             loose, change = self._loose[number]
             self._state = self._model.step(self._state, change)
-            if self._latest is None or loose.call > self._latest.call:
-                self._latest = loose
+            self._latest = _later(self._latest, loose)
         self._loose = [
             each for number, each in enumerate(self._loose) if number not in (chain or ())
         ]
@@ -137,3 +139,8 @@ class _Replay:
             elif model.step(after, action) is not ILLEGAL:
                 return taken
         return None
+
+
+def _later(one: Operation | None, other: Operation) -> Operation:
+    """Return which of two was called later."""
+    return other if one is None or other.call > one.call else one

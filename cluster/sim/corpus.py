@@ -192,11 +192,8 @@ def minimise(corpus: Corpus, path: Path, jobs: int, on_part: OnPart) -> Campaign
         part, reached = replay(profile, corpus.of(profile), jobs, on_part)
         few = minimal(profile, reached)
         # One that fails brings little, for it ends early; it is kept for what it shows.
-        failed = {(profile, each.seed) for each in part.failures}
-        failed -= {(profile, kept.seed) for kept in few}
-        corpus.put(
-            profile, few + [kept for kept in corpus.seeds if (kept.profile, kept.seed) in failed]
-        )
+        failed = {each.seed for each in part.failures} - {kept.seed for kept in few}
+        corpus.put(profile, few + [Kept(profile, seed, reached[seed]) for seed in sorted(failed)])
         total.merge(part)
     write_corpus(path, corpus)
     return total

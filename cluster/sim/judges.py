@@ -108,8 +108,11 @@ def findings_of(world: World) -> list[Finding]:
     findings = []
     for way in (Way.WITNESS, Way.SEARCH):
         found = judge(history, "register", Rules(_BUDGET, way)).findings
-        if way is Way.WITNESS:  # where it cannot tell, the search does
-            found = [finding for finding in found if finding.verdict is not Verdict.UNKNOWN]
+        if way is Way.WITNESS:  # where unknown outcomes leave a choice, the search decides
+            found = [
+                finding for finding in found
+                if finding.verdict is not Verdict.UNKNOWN or "open_outcomes" not in finding.facts
+            ]  # fmt: skip
         for finding in found:
             finding.judge = f"{finding.judge} by {way.value}"
         findings += found

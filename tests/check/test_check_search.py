@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.check.budget import Budget, OutOfBudgetError
-from cluster.check.history import EventType, Status, build_history
+from cluster.check.history import EventType, History, Status, build_history
 from cluster.check.linearizable import Way, check_linearizable
 from cluster.check.models import CounterModel, KvAppendModel, Model, RegisterModel
 from cluster.check.sample import SampleSpec, sample_events, sample_history
@@ -171,6 +171,87 @@ def test_a_write_of_unknown_outcome_that_a_witness_places_respects_real_time(log
     assert complaint.operations == (seven, five)
     seven.position, look.position = 2, 2
     assert check_witness(history.operations, RegisterModel) is None
+
+
+OPEN = """
+    0 :invoke :write 1
+    1 :invoke :cas [9 1]
+    2 :invoke :write 9
+    2 :ok :write 9
+    3 :invoke :read
+    3 :ok :read 1
+    4 :invoke :write 5
+    4 :ok :write 5
+    5 :invoke :read
+    5 :ok :read 1
+    """
+"""Holds: the compare-and-set, then the write of unknown outcome. The witness takes them the other way."""
+
+BACKWARDS = """
+    0 :invoke :write 1
+    0 :ok :write 1
+    1 :invoke :write 2
+    1 :ok :write 2
+    """
+
+
+def at_positions(log, text, *positions, key=None):
+    """Read a history; its answered operations stand at these positions."""
+    history = log(text)
+    answered = [op for op in history.operations if op.status is Status.OK]
+    for op, position in zip(answered, positions, strict=True):
+        op.position = position
+    for op in history.operations:
+        op.key = key
+    return history.operations
+
+
+def test_a_key_that_leaves_a_witness_in_doubt_hides_no_other_that_fails(log):
+    both = History(
+        at_positions(log, OPEN, 1, 2, 3, 4, key="a")
+        + at_positions(log, BACKWARDS, 2, 1, key="b")
+        + at_positions(log, OPEN, 1, 2, 3, 4, key="c")
+    )
+    finding, found = search(both, RegisterModel, Way.WITNESS)
+    assert finding.verdict is Verdict.FAIL
+    assert found.key == "b"
+    both.operations = [op for op in both.operations if op.key != "b"]
+    finding, _ = search(both, RegisterModel, Way.WITNESS)
+    assert finding.verdict is Verdict.UNKNOWN
+    assert finding.reason.endswith("2 of 2 keys are undecided")
+    assert finding.facts["open_outcomes"] == 2
+    assert search(both, RegisterModel)[0].verdict is Verdict.PASS
+
+
+def test_an_answer_without_a_position_is_no_open_outcome(log):
+    """The simulator's judges go on to the search for these only."""
+    both = History(
+        at_positions(log, OPEN, 1, 2, 3, 4, key="a")
+        + at_positions(log, BACKWARDS, 1, None, key="b")
+    )
+    finding, _ = search(both, RegisterModel, Way.WITNESS)
+    assert finding.verdict is Verdict.UNKNOWN
+    assert "open_outcomes" not in finding.facts
+
+
+def test_a_placed_write_of_unknown_outcome_covers_no_certain_violation(log):
+    operations = at_positions(
+        log,
+        """
+        0 :invoke :write 7
+        0 :ok :write 7
+        1 :invoke :write 5
+        2 :invoke :read
+        3 :invoke :write 9
+        1 :ok :write 5
+        2 :ok :read 9
+        """,
+        3, 1, 2,
+    )  # fmt: skip
+    complaint = check_witness(operations, RegisterModel)
+    assert complaint is not None
+    assert complaint.complete
+    assert [op.argument for op in complaint.operations] == [7, None], "the read, not the write 9"
 
 
 CHAIN = """

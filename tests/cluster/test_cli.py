@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -286,6 +287,17 @@ def test_an_unforeseen_error_has_no_traceback_unless_asked_for(call, monkeypatch
         code, _, err = call(*arguments)
         assert code == 4
         assert "Traceback" in err
+
+
+@pytest.mark.parametrize(("closed", "code"), [("1", Exit.HELD), ("2", Exit.USAGE)])
+def test_an_output_closed_from_the_start_changes_no_exit_code(closed: str, code: Exit) -> None:
+    arguments = "--version" if closed == "1" else "check /nonexistent"
+    program = shlex.join([sys.executable, "-P", "-m", "cluster.cli"])
+    answer = subprocess.run(
+        ["/bin/sh", "-c", f"{program} {arguments} {closed}>&-"],
+        env=module_environment(), check=False, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert (answer.returncode, answer.stdout, answer.stderr) == (code, b"", b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -182,6 +182,7 @@ def test_a_seed_of_the_corpus_that_fails_is_told_and_stays(
         raise LivenessError(f"seed {world.plan.seed} does not answer")
 
     monkeypatch.setattr(World, "run", run_to_failure)
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "corpus.json"
     write_corpus(path, Corpus([Kept("swarm", 7, coverage("a"))]))
     arguments = ["--profile", "swarm", "--jobs", "1", "--seeds", "1", "--no-shrink", "--fail-fast"]
@@ -193,6 +194,7 @@ def test_a_seed_of_the_corpus_that_fails_is_told_and_stays(
     answer = run("--corpus", str(path), "--minimise", "--jobs", "1")
     assert answer.exit_code == Exit.FAILED
     assert read_corpus(path).of("swarm") == [7], "what fails is needed, whatever it reaches"
+    assert read_corpus(path).seeds[0].brought == Coverage(), "and says what it reaches now"
 
 
 @pytest.mark.parametrize(
