@@ -32,7 +32,7 @@ EXPORTS = ("jsonl", "edn", "elle", "porcupine")
     example="raftdeck check history.jsonl --model register\n"
     "raftdeck check history.edn --model list-append --json\n"
     "raftdeck check etcd.log --model cas --html why.html\n"
-    "raftdeck check ~/.local/share/raftdeck/deck",
+    "raftdeck check ~/.local/state/raftdeck/clusters/deck",
 )
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE|DIR")
 @click.option("--model", "-m", type=click.Choice(MODELS), help="What the history is of.")
