@@ -45,7 +45,7 @@ def path(state: State) -> None:
 @json_option
 @click.pass_context
 def show(ctx: click.Context, /, as_json: bool, **values: Any) -> None:
-    """Show every setting, its value, and whether flag, environment, file or default set it."""
+    """Show every setting, its value, and where that comes from."""
     rows = []
     for setting in SETTINGS:
         value = values[setting.name]

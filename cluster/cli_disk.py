@@ -128,7 +128,7 @@ disk.add_command(
     _command(
         "at",
         "at",
-        "Do something at a named point of the write path, once: DEED is kill, error or stall."
+        "Kill, fail or stall once, at a named point of the write path.\n\nDEED is kill, error or stall."
         f"\n\n\b\nPOINT is one of:\n  {_POINTS}"
         f"\n\n\b\nSELECTOR, or several by commas:\n  {_SELECTORS}",
         "raftdeck disk at leader wal.sync.before kill",
@@ -138,7 +138,7 @@ disk.add_command(
     _command(
         "show",
         "show",
-        "Show the faults of disks: how each stands, how often it bit, and where it last did."
+        "Show each disk fault: how it stands, how often it bit, and where."
         f"\n\n\b\nSELECTOR, or several by commas:\n  {_SELECTORS}",
         "raftdeck disk show all",
     )

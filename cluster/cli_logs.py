@@ -20,7 +20,9 @@ FOLLOW_S: Final = 0.2
 
 @verb("logs", example="raftdeck logs n2 -n 50\nraftdeck logs -f\nraftdeck logs down -n 100")
 @click.argument("selector", default="all", metavar="[NODE]")
-@click.option("-n", "--lines", type=click.IntRange(0, 100_000), default=20, help="Per node. [20]")
+@click.option(
+    "-n", "--lines", type=click.IntRange(0, 100_000), default=20, metavar="N", help="Per node. [20]"
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
 @cluster_option
 def logs(selector: str, lines: int, follow: bool, cluster: str | None) -> None:

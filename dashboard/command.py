@@ -38,7 +38,9 @@ TICKS_FAR: Final = 4
 @click.option("--readonly", is_flag=True, help="Look only: no key acts on the cluster.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="ASCII signs only.")
 @click.option("--light", is_flag=True, help="Begin with the light theme.")
-@click.option("--hz", type=click.IntRange(1, 30), help="Pictures a second. [10; over ssh 4]")
+@click.option(
+    "--hz", type=click.IntRange(1, 30), metavar="N", help="Pictures a second. [10; over ssh 4]"
+)
 @click.option(
     "--shots", type=click.Path(path_type=Path, file_okay=False, exists=True), default=Path(),
     help="Where screenshots go. [the working directory]",

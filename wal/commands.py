@@ -59,7 +59,9 @@ POLL_S: Final = 0.2
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until Ctrl-C.")
 @click.option("--idle", type=click.FloatRange(min=0), metavar="S",
               help="End the following after S seconds without a new frame.")  # fmt: skip
-@click.option("--group", type=click.IntRange(min=0), help="Only the records of one group.")
+@click.option(
+    "--group", type=click.IntRange(min=0), metavar="N", help="Only the records of one group."
+)
 @click.option("--hex", "as_hex", is_flag=True, help="Add each body: 4 KiB of it at most.")
 @click.option("--jsonl", is_flag=True, help="Print one JSON document per frame.")
 def tail(
@@ -187,7 +189,7 @@ def _repair_lines(done: Repair, directory: str, *, dry_run: bool) -> Iterator[st
 @click.argument("target", metavar="TARGET", type=click.Path())
 @click.option("--copy", "copies", multiple=True, metavar="FILE", type=CwalFile(),
               help="A mirrored copy of FILE; of each entry the good one is taken.")  # fmt: skip
-@click.option("--group", type=click.IntRange(min=0),
+@click.option("--group", type=click.IntRange(min=0), metavar="N",
               help="Of DIR: only the data of one group's entries, decompressed.")  # fmt: skip
 @click.option("--salvage", is_flag=True, help="Of FILE: take what stands before the damage.")
 @json_option
@@ -332,11 +334,13 @@ def _cwal_lines(document: dict[str, Any]) -> Iterator[str]:
 
 @cwal.command("dump", epilog=closing_with("cwal dump --hex --limit 3 log.cwal"))
 @_files
-@click.option("--limit", type=click.IntRange(min=1), help="Stop after so many entries.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Stop after so many entries."
+)
 @click.option("--hex", "as_hex", is_flag=True, help="Add the data: 4 KiB of it at most.")
 @click.option("--jsonl", is_flag=True, help="Print one JSON document per entry.")
 def cwal_dump(paths: tuple[str, ...], limit: int | None, *, as_hex: bool, jsonl: bool) -> None:
-    """Print one line per entry: where it begins, bytes of data, and how the data begins."""
+    """Print one line per entry: its place, its size, its first bytes."""
     stop, fs = CwalStop(), OsFilesystem()
     with told(paths[0]):
         if len(paths) == 1:

@@ -237,9 +237,11 @@ def _stat_lines(document: Document) -> Iterator[str]:
     epilog=closing_with("dump --group 0 --from 3:4096 --limit 20 ./data/n1"),
 )
 @directory_argument
-@click.option("--group", type=click.IntRange(min=0), help="Only the records of one group.")
+@click.option(
+    "--group", type=click.IntRange(min=0), metavar="N", help="Only the records of one group."
+)
 @click.option("--from", "start", type=Place(), default=0, help="Start at SEGMENT[:BYTE].")
-@click.option("--limit", type=click.IntRange(min=1), help="Stop after so many frames.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after so many frames.")
 @click.option("--hex", "as_hex", is_flag=True, help="Add each body: 4 KiB of it at most.")
 @json_option
 def dump(

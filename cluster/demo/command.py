@@ -65,10 +65,13 @@ class Screen:
     example="raftdeck demo\nraftdeck demo --headless --seconds 20 --json\n"
     "raftdeck demo --input /var/log/syslog -n 3",
 )
-@click.option("-n", "--nodes", type=click.IntRange(1, 15), default=5, help="Nodes. [5]")
+@click.option(
+    "-n", "--nodes", type=click.IntRange(1, 15), default=5, metavar="N", help="Nodes. [5]"
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(SECONDS_MIN, 3600),
+    metavar="S",
     default=30.0,
     help="How long to write and break things. [30]",
 )

@@ -66,6 +66,9 @@ def test_every_verb_helps_with_an_example(path, command):
     text = command.get_help(context)
     assert f"  {' '.join(path)}" in text.partition("Example:")[2]
     assert command.get_short_help_str()
+    assert " RANGE" not in text, "click's word; give the option a metavar"
+    cut = [line for line in text.splitlines()[1:] if line.endswith("...")]
+    assert cut == [], "a first sentence is too long for its line"
     for option in command.params:
         if isinstance(option, click.Option):
             assert option.help, f"{option.name} explains nothing"
