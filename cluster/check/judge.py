@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Container, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -67,7 +67,7 @@ def _linearizable(model: type[Model]) -> Callable[[History, Rules], Judgement]:
 
 def _counter(history: History, rules: Rules) -> Judgement:
     """Bounds first: they fail at once. Then whether the reads fit together."""
-    bounds = check_counter(separated(history))
+    bounds = check_counter(separated(history, CounterModel.functions))
     if bounds.verdict is not Verdict.PASS:
         return Judgement([bounds])
     judgement = _linearizable(CounterModel)(history, rules)
@@ -119,15 +119,16 @@ def _in_our_words(history: History) -> History:
     return replace(history, operations=operations)
 
 
-def separated(history: History) -> History:
+def separated(history: History, plain: Container[str] = ("put", "append")) -> History:
     """Take values apart that are `[key value]` (Jepsen's `independent`), if reads show that they are.
 
     A read of one object is invoked with nil; one of many names its key. Where nothing is read, a cas of
-    `[key [old new]]` shows it, or a put of no text. Raises HistoryError if only some operations do.
+    `[key [old new]]` shows it, or one of `plain`, which never take a pair. Raises HistoryError if only
+    some operations do.
     """
     looks = [op.argument for op in history.operations if op.f in _LOOKS and op.key is None]
     if not any(map(_is_pair, looks)) and (
-        None in looks or not any(map(_names_its_key, history.operations))
+        None in looks or not any(_names_its_key(op, plain) for op in history.operations)
     ):
         return history
     operations = []
@@ -168,7 +169,7 @@ def _last(value: Hashable) -> Hashable:
     return value[1] if isinstance(value, tuple) and len(value) == 2 else value
 
 
-def _names_its_key(op: Operation) -> bool:
+def _names_its_key(op: Operation, plain: Container[str]) -> bool:
     """Tell whether an operation that looks at nothing shows that values are `[key value]`."""
     if op.key is not None or not _is_pair(op.argument):
         return False
@@ -176,7 +177,7 @@ def _names_its_key(op: Operation) -> bool:
     key, value = op.argument
     if op.f == "cas":
         return _is_pair(value) and not _is_pair(key)
-    return op.f in ("put", "append")
+    return op.f in plain
 
 
 def _is_pair(value: object) -> bool:

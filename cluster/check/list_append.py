@@ -137,7 +137,7 @@ class _Inference:
             own = transaction.appended.get(key, [])
             mine = tuple(own[told[key] : done[key]])
             if self._consistency is Consistency.READ_COMMITTED:
-                fits = not done[key] or own[done[key] - 1] in values[::-1]
+                fits = not done[key] or own[done[key] - 1] in values
             elif key in seen:
                 fits = values == seen[key] + mine
             else:

@@ -221,12 +221,15 @@ def test_a_cas_that_expects_nil_of_a_key_is_no_version() -> None:
     assert verdict_of(text.replace("nil", "2"), "cas") == "fail"
 
 
-def test_texts_of_keys_that_nobody_reads_are_still_texts_of_keys() -> None:
+def test_what_nobody_reads_still_has_its_key() -> None:
     text = """
     {:process 0, :type :invoke, :f :append, :value [:x "a"]}
     {:process 0, :type :ok, :f :append, :value [:x "a"]}
     """
     assert verdict_of(text, "kv-append") == "pass"
+    counts = text.replace(":append", ":add").replace('"a"', "1")
+    assert verdict_of(counts, "counter") == "unknown"
+    assert verdict_of(counts, "set") == "unknown"
 
 
 @pytest.mark.parametrize("answer", ["5", "[2 5]", "[5 6 7]"])
