@@ -32,6 +32,9 @@ def check_bank(history: History, total: int | None = None) -> Finding:
             continue
         reads += 1
         balances = _balances(op)
+        if None in balances.values():
+            lines.append(f"an account without a balance: {op}")
+            continue
         sum_ = sum(balances.values())
         if accounts is None:
             accounts = frozenset(balances)
@@ -51,9 +54,12 @@ def check_bank(history: History, total: int | None = None) -> Finding:
 
 
 def _balances(op: Operation) -> Mapping[Hashable, int]:
+    """Return what a read saw; the balance of an account that it did not see is None."""
     value = op.result
     if isinstance(value, tuple):
         value = dict(enumerate(value))  # type: ignore[assignment]  # local; no history holds it
-    if not isinstance(value, Mapping) or any(type(n) is not int for n in value.values()):
+    if not isinstance(value, Mapping) or any(
+        n is not None and type(n) is not int for n in value.values()
+    ):
         raise HistoryError(op.line, f"a read of {op.result!r}; it returns every account's balance")
     return value

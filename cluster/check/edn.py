@@ -24,10 +24,10 @@ _TOKEN: Final = re.compile(
       (?P<string>"(?:[^"\\]|\\.)*")
     | (?P<open>\#\{|\#_|[\[({])
     | (?P<close>[\])}])
-    | (?P<tag>\#:{0,2}[A-Za-z][^\s,;"\[\](){}]*)
+    | (?P<tag>\#:{0,2}[A-Za-z][^\s,;"\[\](){}]*|\#(?=")|\#')
     | (?P<char>\\(?:newline|space|tab|return|formfeed|backspace|u[0-9A-Fa-f]{4}|.))
     | (?P<comment>;[^\n]*)
-    | (?P<atom>(?:\#\#|[^\s,;"\[\](){}\\\#^@`~])[^\s,;"\[\](){}]*)
+    | (?P<atom>\#<[^>\n]*>|(?:\#\#|[^\s,;"\[\](){}\\\#^@`~])[^\s,;"\[\](){}]*)
     | (?P<bad>\S)
     )""",
     re.VERBOSE | re.DOTALL,

@@ -9,9 +9,11 @@ Real time is the order of the events (*ranks*), not their clock: clocks tie, ran
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import groupby
 from typing import Final, NamedTuple
 
 __all__ = [
@@ -168,7 +170,8 @@ def build_history(events: Iterable[Event]) -> History:
     """Pair invocations with completions.
 
     The events' order counts. If all have a number, that is the order; else, if all have times and
-    these are out of order (a file put together from several clients' files), the times are. A process
+    these are out of order (a file put together from several clients' files), the times are, and what
+    has the same time overlaps. A process
     that invokes again while an operation of its own is open has given that one up: its outcome is
     unknown.
     Raises HistoryError.
@@ -240,14 +243,37 @@ def _complete(operation: Operation | None, event: Event, rank: int) -> None:
 
 
 def _in_order(events: Sequence[Event]) -> Sequence[Event]:
-    """Return the events in real-time order; what ties stays as it was."""
+    """Return the events in real-time order; numbers that tie stay as they were."""
     for order in (_by_number, _by_time):
         known = [order(event) for event in events]
         if None not in known:
             if known == sorted(known):  # type: ignore[type-var]  # there is no None among them
                 return events
-            return sorted(events, key=order)  # type: ignore[arg-type]  # likewise
+            ordered = sorted(events, key=order)  # type: ignore[arg-type]  # likewise
+            if order is _by_number:
+                return ordered
+            return [
+                event for _, tied in groupby(ordered, _by_time) for event in _untied(list(tied))
+            ]
     return events
+
+
+def _untied(events: list[Event]) -> list[Event]:
+    """Order what happened at one time in files that were put together: nobody saw which came first.
+
+    Each process keeps its order, everybody begins as early as they can, and who has nothing more to do
+    ends last: what may have overlapped does.
+    """
+    lines: dict[Hashable, deque[Event]] = {}
+    for event in events:
+        lines.setdefault(event.process, deque()).append(event)
+    found: list[Event] = []
+    while len(found) < len(events):
+        beginning = [line for line in lines.values() if line and line[0].type is EventType.INVOKE]
+        going_on = [line for line in lines.values() if len(line) > 1]
+        for line in beginning or going_on or [line for line in lines.values() if line]:
+            found.append(line.popleft())
+    return found
 
 
 def _by_number(event: Event) -> int | None:

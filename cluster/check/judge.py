@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Container, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -11,7 +11,7 @@ from cluster.check.anomalies import Consistency
 from cluster.check.bank import check_bank
 from cluster.check.budget import Budget
 from cluster.check.counters import check_counter
-from cluster.check.history import History, HistoryError, Operation
+from cluster.check.history import History, HistoryError, Operation, Status
 from cluster.check.linearizable import Counterexample, Way, check_linearizable
 from cluster.check.list_append import check_list_append
 from cluster.check.models import CounterModel, KvAppendModel, Model, RegisterModel
@@ -67,7 +67,7 @@ def _linearizable(model: type[Model]) -> Callable[[History, Rules], Judgement]:
 
 def _counter(history: History, rules: Rules) -> Judgement:
     """Bounds first: they fail at once. Then whether the reads fit together."""
-    bounds = check_counter(separated(history))
+    bounds = check_counter(separated(history, CounterModel.functions))
     if bounds.verdict is not Verdict.PASS:
         return Judgement([bounds])
     judgement = _linearizable(CounterModel)(history, rules)
@@ -75,18 +75,18 @@ def _counter(history: History, rules: Rules) -> Judgement:
     return judgement
 
 
-def _sets(history: History) -> Finding:
-    """Judge each key's set by itself; the worst finding, with its key, stands for all."""
+def _each(history: History, check: Callable[[History], Finding]) -> Judgement:
+    """Judge each key's object by itself; the worst finding, with its key, stands for all."""
     found = {
-        key: check_set(replace(history, operations=operations))
+        key: check(replace(history, operations=operations))
         for key, operations in history.by_key().items()
     }
     if len(found) == 1:
-        return next(iter(found.values()))
+        return Judgement([next(iter(found.values()))])
     verdict = worst(found.values())
     key, finding = next((key, one) for key, one in found.items() if one.verdict is verdict)
     finding.reason = f"{len(found)} keys; {key!r}: {finding.reason}"
-    return finding
+    return Judgement([finding])
 
 
 JUDGES: Final[Mapping[str, Callable[[History, Rules], Judgement]]] = {
@@ -96,13 +96,15 @@ JUDGES: Final[Mapping[str, Callable[[History, Rules], Judgement]]] = {
     "list-append": lambda history, rules: Judgement(
         [check_list_append(history, rules.consistency)]
     ),
-    "set": lambda history, _: Judgement([_sets(separated(history))]),
-    "queue": lambda history, _: Judgement([check_queue(history)]),
+    "set": lambda history, _: _each(separated(history), check_set),
+    "queue": lambda history, _: _each(separated(history), check_queue),
     "counter": _counter,
-    "bank": lambda history, rules: Judgement([check_bank(history, rules.total)]),
+    "bank": lambda history, rules: _each(history, lambda one: check_bank(one, rules.total)),
 }
 
 
+_SHOWN_MAX: Final = 40
+_LOOKS: Final = ("read", "get", "dequeue", "drain")
 _WORDS: Final = {
     "r": "read", "get": "read", "w": "write", "put": "write", "compare-and-set": "cas",
 }  # fmt: skip
@@ -117,44 +119,65 @@ def _in_our_words(history: History) -> History:
     return replace(history, operations=operations)
 
 
-def separated(history: History) -> History:
+def separated(history: History, plain: Container[str] = ("put", "append")) -> History:
     """Take values apart that are `[key value]` (Jepsen's `independent`), if reads show that they are.
 
-    A read of one object is invoked with nil; one of many names its key, as does a cas of `[key [old
-    new]]`. Raises HistoryError if only
+    A read of one object is invoked with nil; one of many names its key. Where nothing is read, a cas of
+    `[key [old new]]` shows it, or one of `plain`, which never take a pair. Raises HistoryError if only
     some operations do.
     """
-    if not any(map(_names_its_key, history.operations)):
+    looks = [op.argument for op in history.operations if op.f in _LOOKS and op.key is None]
+    if not any(map(_is_pair, looks)) and (
+        None in looks or not any(_names_its_key(op, plain) for op in history.operations)
+    ):
         return history
     operations = []
     for op in history.operations:
         if not isinstance(op.argument, tuple) or len(op.argument) != 2:
             raise HistoryError(op.line, f"{op.argument!r} is no [key value], as other lines have")
         key, argument = op.argument
-        result = op.result[1] if isinstance(op.result, tuple) and len(op.result) == 2 else None
+        names_it = isinstance(op.result, tuple) and len(op.result) == 2 and op.result[0] == key
+        if op.f in _LOOKS and op.status is Status.OK and op.result is not None and not names_it:
+            raise HistoryError(
+                op.line, f"{_shown(op.result)} answers {op.argument!r}; another key?"
+            )
+        result = _last(op.result) if names_it else None
         operations.append(replace(op, key=key, argument=argument, result=result))
     return replace(history, operations=_without_versions(operations))
 
 
+def _shown(value: Hashable) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}…"
+
+
 def _without_versions(operations: list[Operation]) -> list[Operation]:
     """Take `[version value]` apart (Jepsen's tests of etcd): invoked as `[nil value]` throughout."""
-    if not all(_is_pair(op.argument) and op.argument[0] is None for op in operations):  # type: ignore[index]  # a pair
+    if not all(map(_has_version, operations)):
         return operations
     return [replace(op, argument=_last(op.argument), result=_last(op.result)) for op in operations]
+
+
+def _has_version(op: Operation) -> bool:
+    """Tell `[nil value]`, and of a cas `[nil [old new]]`, from what else begins with nil."""
+    if not isinstance(op.argument, tuple) or len(op.argument) != 2 or op.argument[0] is not None:
+        return False
+    return op.f != "cas" or _is_pair(op.argument[1])
 
 
 def _last(value: Hashable) -> Hashable:
     return value[1] if isinstance(value, tuple) and len(value) == 2 else value
 
 
-def _names_its_key(op: Operation) -> bool:
-    """Tell whether an operation shows that values are `[key value]`."""
+def _names_its_key(op: Operation, plain: Container[str]) -> bool:
+    """Tell whether an operation that looks at nothing shows that values are `[key value]`."""
     if op.key is not None or not _is_pair(op.argument):
         return False
-    if op.f in ("read", "get"):
-        return True
     assert isinstance(op.argument, tuple)
-    return op.f == "cas" and _is_pair(op.argument[1])  # [key [old new]]
+    key, value = op.argument
+    if op.f == "cas":
+        return _is_pair(value) and not _is_pair(key)
+    return op.f in plain
 
 
 def _is_pair(value: object) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from cluster.check.budget import Budget, OutOfBudgetError
 from cluster.check.history import History, Operation
 from cluster.check.models import Model, RegisterModel
+from cluster.check.values import thaw
 from cluster.check.verdict import Finding, Verdict
 from cluster.check.wgl import Explainer, Search, Stuck
 from cluster.check.witness import check_witness, has_positions
@@ -228,7 +229,7 @@ def _facts(judging: _Judging, keys: int, found: Counterexample | None) -> dict[s
         facts["open_outcomes"] = len(judging.doubts)
     if found is not None:
         facts["counterexample"] = {
-            "key": found.key,
+            "key": thaw(found.key),
             "operations": len(found.operations),
             "prefix": None if found.stuck is None else len(found.stuck.prefix),
             "lines": sorted({op.line for op in found.culprits if op.line}),

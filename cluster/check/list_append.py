@@ -82,7 +82,11 @@ class _Inference:
             for key, values in transaction.appended.items():
                 for value in values:
                     other = self._writer.setdefault((key, value), transaction)
-                    if other is not transaction or values.count(value) > 1:
+                    if other.operation.status is Status.FAIL:  # it certainly did not append it
+                        self._writer[key, value] = transaction
+                    elif transaction.operation.status is Status.FAIL:
+                        continue
+                    elif other is not transaction or values.count(value) > 1:
                         raise HistoryError(
                             transaction.operation.line,
                             f"{value!r} is appended to {key!r} a second time (first in line"
@@ -117,24 +121,32 @@ class _Inference:
     # ---- one transaction, one read -------------------------------------------------------
 
     def _check_internal(self, transaction: Transaction) -> None:
-        """A transaction sees its own appends, and nothing else changes under it."""
+        """A transaction sees its own appends, none that it makes later, and nothing else changes under it.
+
+        Under read-committed, others may come in between two of its reads.
+        """
         seen: dict[Hashable, tuple[Hashable, ...]] = {}
-        own: dict[Hashable, tuple[Hashable, ...]] = {}
+        done: Counter[Hashable] = Counter()
+        told: Counter[Hashable] = Counter()
         for step in transaction.steps:
             key = step.key
             if isinstance(step, Append):
-                own[key] = (*own.get(key, ()), step.value)
+                done[key] += 1
                 continue
             values = step.values or ()
-            mine = own.get(key, ())
-            if key in seen:
+            own = transaction.appended.get(key, [])
+            mine = tuple(own[told[key] : done[key]])
+            if self._consistency is Consistency.READ_COMMITTED:
+                fits = not done[key] or own[done[key] - 1] in values
+            elif key in seen:
                 fits = values == seen[key] + mine
             else:
                 fits = not mine or values[-len(mine) :] == mine
-            if not fits:
+            # A later append in front of another's makes a cycle with that one.
+            if not fits or (values and values[-1] in own[done[key] :]):
                 self._tell("internal", f"  {transaction} contradicts itself in list {key}")
                 return
-            seen[key], own[key] = values, ()
+            seen[key], told[key] = values, done[key]
 
     def _order_lists(self) -> None:
         """Find the longest read of each list; all others are beginnings of it.
@@ -160,6 +172,8 @@ class _Inference:
                     f"  list {read.key} in {other}",
                 )  # fmt: skip
         self.orders = {key: read.values or () for key, (_, read) in longest.items()}
+        for key, order in self.orders.items():
+            self._check_program_order(key, order)
 
     def _check_values(self, transaction: Transaction, read: Read) -> None:
         """Everything that is read was appended, once, by somebody who did not fail."""
@@ -173,6 +187,23 @@ class _Inference:
                 self._tell("unwritten", f"  {transaction} sees {value}, which nobody appended")
             elif writer.operation.status is Status.FAIL:
                 self._tell("G1a", f"  {transaction} sees {value}", f"  {writer} had failed")
+
+    def _check_program_order(self, key: Hashable, order: Sequence[Hashable]) -> None:
+        """What a transaction appends to a list stands there as it appended it, the first value first."""
+        shown: Counter[int] = Counter()
+        for value in order:
+            writer = self._writer.get((key, value))
+            if writer is None or writer.operation.status is Status.FAIL:
+                continue
+            own = writer.appended[key]
+            place = shown[id(writer)]
+            if place < len(own) and own[place] != value:
+                self._tell(
+                    "internal", f"  list {key} holds {value} without {own[place]} in front of it",
+                    f"  {writer} appended that first",
+                )  # fmt: skip
+                return
+            shown[id(writer)] += 1
 
     def _check_last(self, transaction: Transaction, read: Read) -> None:
         """Nobody sees a list in the middle of somebody else's transaction."""

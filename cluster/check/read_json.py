@@ -102,6 +102,8 @@ def _events_of(operations: list[tuple[int, dict[str, Any]]]) -> Iterator[Event]:
             continue
         type_ = EventType.FAIL if said.get("failed") else EventType.OK
         position = said.get("position")
+        if position is not None and type(position) is not int:
+            raise HistoryError(line, f"position {position!r}; it is a whole number")
         ended = Event(
             process, type_, f, freeze(said.get("value")), key, ret, position,
             said.get("error"), line,

@@ -25,11 +25,14 @@ _EVENT: Final = re.compile(
     r"(?:\s+:?(?P<f>[^\s,\[\]{}\"]+))?(?P<rest>.*)$"
 )
 
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
+"""No other: a value may hold what `str.splitlines` also takes for an end."""
+
 
 def read_log(text: str) -> Iterator[Event]:
     """Yield the events of a log. Raises HistoryError; also if no line is an event."""
     found = False
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_LINE_END.split(text), 1):
         match = _EVENT.search(line)
         if match is None:
             continue

@@ -82,6 +82,7 @@ def _step(op: Operation, step: Hashable, *, is_told: bool) -> Append | Read:
     if not isinstance(step, tuple) or len(step) != 3:
         raise HistoryError(op.line, f"{step!r} is no [f key value]")
     f, key, value = step
+    f = f.removeprefix(":") if isinstance(f, str) else f
     if f == "append":
         return Append(key, value)
     if f not in ("r", "read"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["Keyword", "Table", "freeze", "thaw"]
@@ -33,7 +34,8 @@ def freeze(value: Any) -> Hashable:
         return tuple([freeze(item) for item in value])
     if isinstance(value, dict):
         if value.keys() == {"base64"} and isinstance(value["base64"], str):
-            return _bytes_of(value["base64"])
+            with suppress(ValueError):  # a map that only looks like it
+                return _bytes_of(value["base64"])
         return Table((key, freeze(item)) for key, item in value.items())
     assert isinstance(value, Hashable)
     return value
@@ -59,7 +61,7 @@ def _name(key: Hashable) -> str:
 def _bytes_of(text: str) -> bytes:
     import base64
 
-    return base64.b64decode(text)
+    return base64.b64decode(text, validate=True)
 
 
 def _text_or_base64(value: bytes) -> Any:

@@ -79,6 +79,18 @@ def test_a_failure_says_what_and_where(call, file):
     assert document["checks"][0]["counterexample"]["lines"] == [3]
 
 
+@pytest.mark.parametrize("key", ["{[1 2] 3}", "#{1 2}", "[:a {#{1} 2}]"])
+def test_a_failing_key_may_be_anything(call, file, key):
+    events = [("invoke", "read", "nil"), ("ok", "read", "3")]
+    text = "\n".join(
+        f"{{:process 0, :type :{type_}, :f :{f}, :key {key}, :value {value}}}"
+        for type_, f, value in events
+    )
+    code, out, _ = call(file(text), "--model", "register", "--json")
+    assert code == Exit.FAILED
+    assert "counterexample" in json.loads(out)["checks"][0]
+
+
 @pytest.mark.parametrize("way", ["auto", "zones", "wgl"])
 def test_each_way_of_deciding_gives_the_same_verdict(call, file, way):
     assert call(file(GOOD), "--model", "register", "--by", way)[0] == Exit.HELD

@@ -151,7 +151,38 @@ def test_bytes_that_are_no_text_name_their_line():
         read_history(b"0 :invoke :read\n\xff\xfe")
 
 
-def test_events_out_of_order_are_sorted_by_time_and_ties_stay_as_they_were():
+def merged(*clients):
+    """Put the files of clients together: `(type, f, value, time)` each."""
+    lines = [
+        json.dumps({"process": p, "type": type_, "f": f, "value": value, "time": time})
+        for p, events in enumerate(clients)
+        for type_, f, value, time in events
+    ]
+    return read("\n".join(lines)).operations
+
+
+WRITER = [("invoke", "write", 1, 1), ("ok", "write", 1, 5)]
+READER = [("invoke", "read", None, 5), ("ok", "read", None, 5)]
+
+
+def test_what_has_the_same_time_in_files_put_together_overlaps():
+    """Whoever comes first in the file: a clock of milliseconds says nothing of what is within one."""
+    for clients in ([WRITER, READER, WRITER], [READER, WRITER, WRITER]):
+        for one in merged(*clients):
+            assert all(one.call < other.ret for other in merged(*clients))
+
+
+def test_a_process_keeps_its_own_order_whatever_its_clock_says():
+    twice = [*READER, *READER]
+    ops = [[op for op in merged(twice, WRITER, READER) if op.process == n] for n in range(3)]
+    assert [op.status.value for op in ops[0]] == ["ok", "ok"]
+    assert ops[0][0].ret < ops[0][1].call
+    assert ops[1][0].call < ops[0][0].ret
+    assert ops[2][0].call < ops[0][0].ret
+    assert ops[2][0].ret > ops[0][1].call, "it has nothing more to do, and may have overlapped both"
+
+
+def test_events_out_of_order_are_sorted_by_time():
     lines = [
         '{"process": 1, "type": "invoke", "f": "write", "value": 1, "time": 30}',
         '{"process": 1, "type": "ok", "f": "write", "value": 1, "time": 40}',

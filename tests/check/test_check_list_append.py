@@ -187,6 +187,39 @@ def test_a_list_that_changes_within_a_transaction_is_a_contradiction():
     assert anomalies(overlapping(txn(r("x", 1), r("x", 1)), txn(a("x", 1)))) == set()
 
 
+OWN_ORDER = {
+    "its own append, before it made it": [txn(r("x", 1), a("x", 1))],
+    "the same, behind what it had appended": [txn(a("x", 1), r("x", 1, 2), a("x", 2))],
+    "two appends the other way round": [txn(a("x", 1), a("x", 2)), txn(a("x", 3)), txn(r("x", 2, 1, 3))],
+    "the second of two appends alone": [txn(r("x", 2)), txn(a("x", 1), a("x", 2))],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("consistency", Consistency)
+@pytest.mark.parametrize("name", OWN_ORDER)
+def test_a_transaction_takes_its_own_steps_in_order(name, consistency):
+    """Elle's future reads among them; no consistency allows it."""
+    assert "internal" in anomalies(overlapping(*OWN_ORDER[name]), consistency)
+
+
+def test_under_read_committed_a_second_read_may_see_more_and_never_less_of_its_own():
+    rules = Consistency.READ_COMMITTED
+    fuzzy = [txn(r("x"), r("x", 1)), txn(a("x", 1))]
+    assert anomalies(overlapping(*fuzzy), rules) == set()
+    assert "internal" in anomalies(overlapping(*fuzzy), Consistency.SERIALIZABLE)
+    assert anomalies(overlapping(txn(a("x", 1), r("x", 1), r("x"))), rules) == {"internal"}
+    assert anomalies(overlapping(txn(a("x", 1), r("x"))), rules) == {"internal"}
+
+
+def test_a_value_that_failed_to_be_appended_may_be_appended_again():
+    again = [txn(a("x", 1), status="fail"), txn(a("x", 1)), txn(r("x", 1))]
+    for order in itertools.permutations(again):
+        assert anomalies(overlapping(*order)) == set()
+    assert anomalies(overlapping(again[0], again[0], again[2])) == {"G1a"}
+    with pytest.raises(HistoryError, match="second time"):
+        check_list_append(overlapping(again[0], again[1], again[1]))
+
+
 def test_a_cycle_is_told_with_the_reason_of_each_edge():
     finding = check_list_append(overlapping(*CASES["G-single"][0]))
     text = "\n".join(finding.lines)

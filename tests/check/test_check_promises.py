@@ -7,6 +7,7 @@ import pytest
 from cluster.check.bank import check_bank
 from cluster.check.budget import Budget
 from cluster.check.counters import check_counter
+from cluster.check.formats import read_history
 from cluster.check.history import EventType, HistoryError, Status, build_history
 from cluster.check.judge import Rules, judge
 from cluster.check.models import ILLEGAL, Model
@@ -140,6 +141,26 @@ QUEUES = {
         "0 :invoke :enqueue 1\n0 :fail :enqueue 1\n0 :invoke :dequeue\n0 :ok :dequeue 1", "fail"),
     "unknown-and-out": (
         "0 :invoke :enqueue 1\n0 :info :enqueue 1\n1 :invoke :dequeue\n1 :ok :dequeue 1", "pass"),
+    "a-crashed-drain-may-have-taken-all": (
+        ("0 :invoke :enqueue 1\n0 :ok :enqueue 1\n0 :invoke :enqueue 2\n0 :ok :enqueue 2\n"
+        "1 :invoke :drain\n1 :info :drain\n0 :invoke :drain\n0 :ok :drain []"), "unknown"),
+    "a-taker-that-came-later-took-nothing": (
+        ("0 :invoke :enqueue 1\n0 :ok :enqueue 1\n0 :invoke :drain\n0 :ok :drain []\n"
+        "1 :invoke :dequeue\n1 :info :dequeue"), "fail"),
+    "a-drain-that-failed-says-nothing": (
+        "0 :invoke :enqueue 1\n0 :ok :enqueue 1\n0 :invoke :drain\n0 :fail :drain", "unknown"),
+    "a-dequeue-that-was-refused-says-nothing": (
+        ("0 :invoke :enqueue 1\n0 :ok :enqueue 1\n0 :invoke :dequeue\n"
+        "0 :fail :dequeue nil :connection-refused"), "unknown"),
+    "a-dequeue-that-found-nothing": (
+        ("0 :invoke :enqueue 1\n0 :ok :enqueue 1\n0 :invoke :dequeue\n"
+        "0 :fail :dequeue :empty"), "fail"),
+    "twice-out-before-twice-in": (
+        ("0 :invoke :enqueue 1\n0 :ok :enqueue 1\n0 :invoke :dequeue\n0 :ok :dequeue 1\n"
+        "0 :invoke :dequeue\n0 :ok :dequeue 1\n0 :invoke :enqueue 1\n0 :ok :enqueue 1"), "fail"),
+    "nothing-in-and-nothing-out": ("0 :invoke :drain\n0 :ok :drain nil", "pass"),
+    "a-set-of-what-is-left": (
+        "0 :invoke :enqueue 1\n0 :ok :enqueue 1\n0 :invoke :drain\n0 :ok :drain #{1}", "pass"),
     "out-before-in": (
         "0 :invoke :dequeue\n0 :ok :dequeue 1\n0 :invoke :enqueue 1\n0 :ok :enqueue 1", "fail"),
 }  # fmt: skip
@@ -198,6 +219,7 @@ BANKS = {
     "half": ("0 :invoke :read\n0 :ok :read {0 10, 1 0}\n0 :invoke :read\n0 :ok :read {0 4, 1 0}", "fail"),
     "negative": ("0 :invoke :read\n0 :ok :read {0 -1, 1 11}", "fail"),
     "other-accounts": ("0 :invoke :read\n0 :ok :read {0 10}\n0 :invoke :read\n0 :ok :read {1 10}", "fail"),
+    "no-balance": ("0 :invoke :read\n0 :ok :read {0 10, 1 nil}", "fail"),
     "a-list": ("0 :invoke :read\n0 :ok :read [5 5]\n0 :invoke :read\n0 :ok :read [6 4]", "pass"),
     "nobody-looked": ("0 :invoke :transfer {:from 0, :to 1, :amount 4}", "unknown"),
 }  # fmt: skip
@@ -256,6 +278,37 @@ def test_values_that_are_key_and_value_are_taken_apart(log):
     assert judge(log(text), "cas", Rules(Budget())).verdict is Verdict.PASS
     stale = text.replace("[1 6]", "[1 5]").replace("[5 [1 6]]", "[1 [5 6]]")
     assert judge(log(stale), "cas", Rules(Budget())).verdict is Verdict.FAIL
+
+
+QUEUES_BY_KEY = """
+{"process":0,"type":"invoke","f":"enqueue","key":"a","value":1}
+{"process":0,"type":"ok","f":"enqueue","key":"a","value":1}
+{"process":0,"type":"invoke","f":"enqueue","key":"b","value":1}
+{"process":0,"type":"ok","f":"enqueue","key":"b","value":1}
+{"process":0,"type":"invoke","f":"dequeue","key":"a"}
+{"process":0,"type":"ok","f":"dequeue","key":"a","value":1}
+{"process":0,"type":"invoke","f":"dequeue","key":"b"}
+{"process":0,"type":"ok","f":"dequeue","key":"b","value":1}
+"""
+
+
+def test_each_key_has_a_queue_and_a_bank_of_its_own():
+    def verdict(text, model):
+        return judge(read_history(text.encode()), model, Rules(Budget())).verdict.value
+
+    assert verdict(QUEUES_BY_KEY, "queue") == "pass"
+    assert (
+        verdict(QUEUES_BY_KEY.replace('"dequeue","key":"b"', '"dequeue","key":"a"'), "queue")
+        == "fail"
+    )
+    read = '{"process":0,"type":"%s","f":"read","key":"%s","value":%s}\n'
+    banks = "".join(
+        read % (type_, key, value if type_ == "ok" else "null")
+        for key, value in (("a", [5, 5]), ("b", [1, 2]))
+        for type_ in ("invoke", "ok")
+    )
+    assert verdict(banks, "bank") == "pass"
+    assert verdict(banks.replace("[1, 2]", "[3, -1]"), "bank") == "fail"
 
 
 def test_one_failure_fails_and_one_unknown_is_unknown():

@@ -196,3 +196,84 @@ def test_versions_beside_values_are_left_out() -> None:
     """
     assert verdict_of(text, "cas") == "pass"
     assert verdict_of(text.replace("[0 [2 2]]", "[0 [2 1]]"), "cas") == "fail"
+
+
+def test_a_register_may_hold_pairs() -> None:
+    """A cas of two of them looks like `[key [old new]]`; that nobody reads a key tells them apart."""
+    text = """
+    {:process 0, :type :invoke, :f :write, :value [1 2]}
+    {:process 0, :type :ok, :f :write, :value [1 2]}
+    {:process 0, :type :invoke, :f :cas, :value [[1 2] [3 4]]}
+    {:process 0, :type :ok, :f :cas, :value [[1 2] [3 4]]}
+    """
+    look = "{:process 0, :type :invoke, :f :read}\n{:process 0, :type :ok, :f :read, :value [3 4]}"
+    assert verdict_of(text, "cas") == "pass"
+    assert verdict_of(text + look, "cas") == "pass"
+    assert verdict_of(text + look.replace("[3 4]", "[1 2]"), "cas") == "fail"
+
+
+def test_a_cas_that_expects_nil_of_a_key_is_no_version() -> None:
+    text = """
+    {:process 0, :type :invoke, :f :cas, :value [:x [nil 1]]}
+    {:process 0, :type :ok, :f :cas, :value [:x [nil 1]]}
+    """
+    assert verdict_of(text, "cas") == "pass"
+    assert verdict_of(text.replace("nil", "2"), "cas") == "fail"
+
+
+def test_what_nobody_reads_still_has_its_key() -> None:
+    text = """
+    {:process 0, :type :invoke, :f :append, :value [:x "a"]}
+    {:process 0, :type :ok, :f :append, :value [:x "a"]}
+    """
+    assert verdict_of(text, "kv-append") == "pass"
+    counts = text.replace(":append", ":add").replace('"a"', "1")
+    assert verdict_of(counts, "counter") == "unknown"
+    assert verdict_of(counts, "set") == "unknown"
+
+
+@pytest.mark.parametrize("answer", ["5", "[2 5]", "[5 6 7]"])
+def test_an_answer_for_another_key_is_refused(answer: str) -> None:
+    text = f"""
+    {{:process 0, :type :invoke, :f :read, :value [1 nil]}}
+    {{:process 0, :type :ok, :f :read, :value {answer}}}
+    """
+    with pytest.raises(HistoryError, match=r"line 2: .* answers \(1, None\); another key"):
+        verdict_of(text)
+
+
+@pytest.mark.parametrize("value", ['{"base64": "abc"}', '{"base64": "!"}'])
+def test_a_map_that_only_looks_like_bytes_is_a_map(value: str) -> None:
+    text = f"""
+    {{"process":0,"type":"invoke","f":"write","value":{value}}}
+    {{"process":0,"type":"ok","f":"write","value":{value}}}
+    {{"process":1,"type":"invoke","f":"read"}}
+    {{"process":1,"type":"ok","f":"read","value":{value}}}
+    """
+    assert verdict_of(text) == "pass"
+    assert verdict_of(text.replace('"f":"read","value":', '"f":"read","value":0,"x":')) == "fail"
+
+
+def test_a_position_in_porcupine_style_is_a_number() -> None:
+    text = '{"ClientId":0,"Input":{"f":"read"},"Call":1,"Output":{"position":"x"},"Return":2}'
+    with pytest.raises(HistoryError, match="line 1: position 'x'"):
+        verdict_of(text)
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\x0b", "\x85"])
+def test_only_line_ends_end_the_lines_of_a_log(end: str) -> None:
+    text = f'0 :invoke :put "a{end}b"\r\n0 :ok :put "a{end}b"\n0 :invoke :get\r0 :ok :get "a{end}b"'
+    assert verdict_of(text, "kv-append") == "pass"
+    assert verdict_of(text.replace(f'get "a{end}', f'get "{end}'), "kv-append") == "fail"
+
+
+@pytest.mark.parametrize("object_", ["#<Socket closed [1 2}>", '#"a.b[c"', "#'user/f"])
+def test_objects_of_old_printers_are_values(object_: str) -> None:
+    assert verdict_of(PLAIN.replace(":error :timeout", f":error {object_}")) == "pass"
+
+
+def test_steps_may_be_named_with_a_colon_in_json() -> None:
+    step = '{"process":0,"type":"%s","f":"txn","value":[[":append","x",1],[":r","x",%s]]}\n'
+    text = step % ("invoke", "null") + step % ("ok", "[1]")
+    assert verdict_of(text, "list-append") == "pass"
+    assert verdict_of(text.replace("[1]", "[2]"), "list-append") == "fail"
