@@ -34,7 +34,9 @@ EXPORTS = ("jsonl", "edn", "elle", "porcupine")
     "raftdeck check etcd.log --model cas --html why.html\n"
     "raftdeck check ~/.local/state/raftdeck/clusters/deck",
 )
-@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE|DIR")
+@click.argument(
+    "file", type=click.Path(path_type=Path, readable=False, allow_dash=True), metavar="FILE|DIR"
+)
 @click.option("--model", "-m", type=click.Choice(MODELS), help="What the history is of.")
 @click.option("--format", "format_", type=click.Choice(FORMATS), help="[what it looks like]")
 @click.option(

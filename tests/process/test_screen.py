@@ -178,7 +178,7 @@ def test_a_dashboard_that_was_stopped_gives_the_terminal_back_and_paints_all_aga
     screen.process.send_signal(signal.SIGCONT)
     screen.await_text("LEADER")
     screen.await_that(lambda: "a shell wrote" not in screen.text, "the repair")
-    assert len(rows_of(screen)) == 3
+    screen.await_that(lambda: len(rows_of(screen)) == 3, "a row per node")
     screen.press("?")
     screen.await_text("HELP")
     screen.press("?")
