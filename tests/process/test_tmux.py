@@ -31,9 +31,8 @@ class Tmux:
         start = desk / "shell"
         start.write_text(f"PS1='{PROMPT} '\n")
         self._environment = kept | {"ENV": str(start), "COLORTERM": "truecolor"}
-        self._environment["SHELL"] = (
-            "/bin/sh"  # tmux starts what it is told through it; an account may have none
-        )
+        # tmux starts what it is told through the account's shell, which may be none.
+        self._environment["SHELL"] = "/bin/sh"
         self._do("-f", "/dev/null", "new-session", "-d", "-x", "120", "-y", "36", "sh")
         self.await_text(PROMPT)
 
