@@ -1,12 +1,12 @@
 """Who keeps the lead, who loses it, and when: stickiness and CheckQuorum (thesis §6.2, §4.2.3),
-timers of nodes that slept, and leaders known to be dead.
+timers of nodes that slept, leaders known to be dead, and when heartbeats leave.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from node.raft.messages import HeartbeatReply, PreVoteReply
+from node.raft.messages import Heartbeat, HeartbeatReply, PreVoteReply
 from node.raft.types import Role
 from tests.node.raft.kit import MS, START, Cluster
 from tests.node.raft.letters import (
@@ -17,7 +17,7 @@ from tests.node.raft.letters import (
     pre_vote_reply,
     vote,
 )
-from tests.node.raft.lone import make_candidate, make_node
+from tests.node.raft.lone import Lone, make_candidate, make_node
 
 # ---- stickiness and CheckQuorum (thesis §6.2, §4.2.3) -------------------------------------------
 
@@ -244,3 +244,42 @@ def test_a_follower_answers_heartbeats_at_once_only_in_a_durable_term():
     node.core.step(heartbeat((2, 1), 2), START)
     assert [type(message) for message in node.take(START)] == [HeartbeatReply]
     assert node.ready.send_after_sync == ()
+
+
+# ---- when heartbeats leave ---------------------------------------------------------------------
+
+
+def made_leader() -> Lone:
+    lone = Lone(3)
+    lone.lead()
+    lone.sync()
+    lone.step(*(ack((peer, 1), 1, 1) for peer in (2, 3)))
+    return lone
+
+
+def test_a_new_leader_beats_once_the_next_beat_is_due():
+    """Its first Append has told everybody already."""
+    lone = made_leader()
+    lone.core.tick(lone.now)
+    assert lone.turn() == []
+    assert lone.now < lone.core.next_deadline <= lone.now + lone.config.heartbeat_ns
+
+
+def test_a_quorum_check_that_holds_keeps_no_heartbeat_back():
+    lone = made_leader()
+    lone.now = lone.core._quorum_check_at
+    lone.core.tick(lone.now)
+    sent = lone.turn()
+    assert [message.to for message in sent if isinstance(message, Heartbeat)] == [2, 3]
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_waking_who_is_awake_changes_nothing(leads: bool):
+    lone = made_leader() if leads else Lone(3)
+    if not leads:
+        lone.step(heartbeat((2, 1), 1))
+    before = lone.core.next_deadline
+    lone.now += 1 * MS
+    lone.core.wake(lone.now)
+    assert lone.turn() == []
+    assert lone.core.next_deadline == before
