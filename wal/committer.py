@@ -113,6 +113,7 @@ class Committer:
     ) -> None:
         """Continue at `head`; `draw_uid` returns a fresh random u64 per segment use."""
         self.policy = policy
+        self._records_max, self._bytes_max = policy.records_per_job, policy.bytes_per_job
         self.state = CommitterState.RUNNING
         self.head = head
         self.groups = groups
@@ -411,8 +412,8 @@ class Committer:
         `size`: bytes of the write so far. This runs once per record: a function call less is 2 %.
         """
         policy, head, handles, queue = self.policy, self.head, self._gathered, self._queue
-        records_max, bytes_max = policy.records_per_job, policy.bytes_per_job
-        uid, durable, base = head.uid, head.durable, position_at(head.number, 0)
+        records_max, bytes_max = self._records_max, self._bytes_max
+        uid, durable, base = head.uid, head.durable, head.number << 32
         sequence, offset = head.sequence, head.offset
         before, entries = offset, 0
         while queue and queue[0][0] is not _FLUSH:
@@ -543,7 +544,8 @@ class Committer:
         changes, the segments that are left follow one another. What freed it is durable before.
         """
         head = self.head
-        if not self._may_retire or head.oldest >= head.number:
+        if head.oldest >= head.number:
+            self._may_retire = False  # until a segment begins
             return None
         for tail in self.groups.values():
             if head.oldest in tail.segments:

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from wal.checksum import crc32c
@@ -215,7 +216,7 @@ class Log:
         ClosedLogError. The batches of a group follow one another without a gap.
         """
         assert self._driver is not None
-        return self._driver.submit(lambda: self._committer.submit(records, context))
+        return self._driver.submit(partial(self._committer.submit, records, context))
 
     def append_again(self, records: Sequence[Record], context: object = None) -> AppendHandle:
         """Queue copies of live batches, byte for byte; each then lies where its copy does.
@@ -394,12 +395,11 @@ class Log:
             self._lock.release()
 
     def _completed(self, handles: Sequence[AppendHandle]) -> None:
-        told = [
-            handle
-            for handle in handles
-            if handle.context is not None
-            and (handle.context is not _INTERNAL or handle.error is not None)
-        ]
+        told = []
+        for handle in handles:
+            context = handle.context
+            if context is not None and (context is not _INTERNAL or handle.error is not None):
+                told.append(handle)
         if told:
             self.on_complete(told)
 
