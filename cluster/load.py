@@ -7,12 +7,14 @@ to the caller's thread; completions are counted on the client's thread.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
+import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -120,6 +122,7 @@ class Load:
         self._written: list[bytes] = []
         self._gathered: list[tuple[bytes, bytes]] = []
         """Puts that wait until they are a bulk; each holds a place in the window."""
+        self._interrupted = False
         self.submitted = 0
         self.acked = 0
         self._reads = 0
@@ -131,27 +134,52 @@ class Load:
     def run(self, tick: Callable[[float], object] = lambda _: None) -> LoadReport:
         """Submit until the plan ends, wait for what is outstanding, and report.
 
+        SIGINT or SIGTERM end the plan; then `Interrupted` carries the report.
+
         `tick(seconds)` is called about ten times a second, for a progress line.
         """
         started = time.monotonic()
-        interrupted = False
-        try:
+        with self._heeding_interrupts():
             self._submit_all(started, tick)
-        except KeyboardInterrupt:  # report what was measured; the caller sees it by the exit code
-            interrupted = True
-        self._submit_gathered()
-        for _ in range(self._plan.outstanding):
-            self._window.acquire()
+            self._submit_gathered()
+            for _ in range(self._plan.outstanding):
+                self._window.acquire()
         report = self._report(time.monotonic() - started)
-        if interrupted:
+        if self._interrupted:
             raise Interrupted(report)
         return report
+
+    @contextlib.contextmanager
+    def _heeding_interrupts(self) -> Iterator[None]:
+        """Let the first SIGINT or SIGTERM end the submitting, and a second one everything, at once.
+
+        An exception in the midst of a submission would lose its place in the window for ever, or leave
+        the client's lock held. In the main thread; what is ignored stays so.
+        """
+
+        def heed(*_: object) -> None:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    before[number] = signal.signal(number, heed)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _submit_all(self, started: float, tick: Callable[[float], object]) -> None:
         plan = self._plan
         next_tick = started
         for item in plan.workload.rounds():
             while True:
+                if self._interrupted:
+                    return
                 now = time.monotonic()
                 if now >= next_tick:
                     tick(now - started)
