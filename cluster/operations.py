@@ -187,7 +187,9 @@ class Operations:
             process.spawn()
         except OSError as error:
             raise CommandError(
-                Exit.UNFIT, f"n{node} cannot be started: {error.strerror}: {error.filename}"
+                Exit.UNFIT,
+                f"n{node} cannot be started: {error.filename}: {error.strerror}; check that its disk is"
+                " there, its owner, mode and free space",
             ) from None
         self.observer.forget(node)
         again = f", life {process.starts}" if process.starts > 1 else ""

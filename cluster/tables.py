@@ -161,6 +161,8 @@ def _process(part: NodeFrame) -> str:
             text += f" (signal {process.signal})"
         elif process.exit_code is not None:  # a simulated process has none
             text += f" (exit {process.exit_code})"
+        elif process.starts == 0:
+            text += " (no start)"
     elif process.state is ProcessState.RUNNING and part.snapshot is None:
         text = "starting"
     elif process.state is ProcessState.RUNNING and not part.fresh:

@@ -100,6 +100,8 @@ def _process(part: NodeFrame, frame: ClusterFrame) -> list[Row]:
         ended = f" by signal {process.signal}"
     elif process.exit_code is not None:
         ended = f" with exit {process.exit_code}"
+    elif process.state is ProcessState.CRASHED and process.starts == 0:
+        ended = " without a start"
     since = duration(frame.unix_ms - process.since_unix_ms)
     whose = "a person's doing" if process.cause == "user" else "the system's doing"
     rows = [

@@ -254,6 +254,8 @@ def process_words(part: NodeFrame) -> tuple[str, str]:
     if process.state is ProcessState.CRASHED:
         if process.signal:
             return f"sig {process.signal}", "bad"
+        if process.starts == 0:
+            return "no start", "bad"
         # A simulated process has no exit code.
         return ("ended" if process.exit_code is None else f"exit {process.exit_code}"), "bad"
     if process.state is ProcessState.STOPPED:

@@ -124,6 +124,8 @@ def test_most_nodes_go_on_without_the_one_whose_disk_is_gone(call, desk, tmp_pat
     assert code == 0, err
     assert b"2 of 3 nodes up" in out
     assert "n3 cannot be started" in err
+    assert "check that its disk is there" in err
+    assert b"crashed (no start)" in call("status")[1]
     (data / "n3").unlink()
     shutil.move(tmp_path / "n3", data / "n3")
     assert call("node", "start", "n3")[0] == 0

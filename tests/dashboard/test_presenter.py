@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.actions import ACTIONS
+from cluster.frames import NodeFrame, ProcessState, ProcessTruth
 from dashboard.chord import choices_for, chord_view
 from dashboard.keys import keys_on
 from dashboard.presenter.charts import _bands, entries_chart, latency_chart
@@ -17,7 +18,7 @@ from dashboard.presenter.history import SAMPLES_MAX, History, Lag, Sample
 from dashboard.presenter.links import link_cell
 from dashboard.presenter.microscope import FrameSight, WalSight
 from dashboard.presenter.node_detail import Dossier, DossierThread
-from dashboard.presenter.nodes import nice_ceiling, sparkline
+from dashboard.presenter.nodes import nice_ceiling, process_words, sparkline
 from dashboard.presenter.overlay import PaletteView, Question
 from dashboard.presenter.screen import Beside, compose, layout, screen_text
 from dashboard.presenter.text import (
@@ -359,3 +360,11 @@ def test_the_mono_theme_has_no_colour():
 
 def test_every_ascii_sign_is_one_cell():
     assert all(len(sign) == 1 and sign.isascii() for sign in ASCII.values())
+
+
+def test_a_node_that_could_not_be_started_has_not_ended():
+    truth = ProcessTruth(
+        ProcessState.CRASHED, "system", 1_000, 0, last_log=("n3 cannot be started",)
+    )
+    assert process_words(NodeFrame(3, truth)) == ("no start", "bad")
+    assert process_words(NodeFrame(3, replace(truth, starts=1))) == ("ended", "bad")
